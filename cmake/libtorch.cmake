@@ -1,0 +1,9 @@
+# Finds libtorch's CMake package: FORMWORK_LIBTORCH (environment or -D), or the private environment
+# that the launcher makes in .formwork/venv.
+set(FORMWORK_LIBTORCH "$ENV{FORMWORK_LIBTORCH}" CACHE PATH "folder of a libtorch >= 2.11")
+if(FORMWORK_LIBTORCH)
+  list(PREPEND CMAKE_PREFIX_PATH ${FORMWORK_LIBTORCH})
+else()
+  file(GLOB FORMWORK_WHEEL ${CMAKE_SOURCE_DIR}/.formwork/venv/lib/python3*/site-packages/torch)
+  list(PREPEND CMAKE_PREFIX_PATH ${FORMWORK_WHEEL})
+endif()
