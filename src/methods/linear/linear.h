@@ -1,0 +1,48 @@
+// Axis "linear": how a linear map is represented.
+#pragma once
+
+#include <string>
+
+#include "core/registry.h"
+#include "methods/module.h"
+
+namespace formwork {
+
+/// How weights start. Residual-writing roles (output, down) may be scaled by 1/sqrt(2 L).
+struct InitOptions {
+  std::string kind = "normal";
+  double deviation = 0.02;
+  bool scale_residual = true;
+  void describe(OptionSet& o);
+};
+/// A weight [out, in] by the rule; `depth` is L.
+Tensor initial_weight(const InitOptions& init, int64_t out, int64_t in, Role role, int64_t depth,
+                      const RandomStream& random);
+
+/// Where a linear map stands.
+struct LinearSite {
+  int64_t in = 0, out = 0;
+  bool bias = false;
+  Role role = Role::other;
+  int64_t depth = 1;
+  InitOptions init;
+  RandomStream random{0};
+};
+
+/// y = x Wᵀ + b for some representation of W. x [..., in] → [..., out].
+class Linear : public Module {
+ public:
+  static constexpr const char* kAxis = "linear";
+  using Context = LinearSite;
+  struct Traits {
+    bool exact_weight = true;  // weight() is what forward multiplies with
+  };
+
+  virtual Tensor forward(const Tensor& x) = 0;
+  /// The dense matrix [out, in] it stands for.
+  virtual Tensor weight() const = 0;
+  /// [out], or undefined.
+  virtual Tensor bias() const = 0;
+};
+
+}  // namespace formwork

@@ -1,0 +1,17 @@
+#include "methods/wiring/wiring.h"
+
+namespace formwork {
+
+Tensor Wiring::drop(const Tensor& branch) const {
+  return training() && dropout_ > 0.0 ? at::dropout(branch, dropout_, true) : branch;
+}
+
+Tensor Wiring::add(Stream& stream, const Tensor& residual, const Tensor& branch) const {
+  const Tensor kept = drop(branch);
+  if (residual.size(1) == kept.size(1)) return residual + kept;
+  const Tensor sum = stream.resample(residual) + kept;
+  stream.resample = nullptr;
+  return sum;
+}
+
+}  // namespace formwork

@@ -1,0 +1,40 @@
+// Axis "wiring": how a sublayer meets the residual stream.
+#pragma once
+
+#include <functional>
+
+#include "core/registry.h"
+#include "methods/norm/norm.h"
+#include "methods/site.h"
+#include "methods/stream.h"
+
+namespace formwork {
+
+/// One sublayer's function: normed input [B,N,D] → branch [B,N,D].
+using Sublayer = std::function<Tensor(const Tensor& x)>;
+
+/// One object a sublayer. Changes stream.x (and what it carries).
+class Wiring : public Module {
+ public:
+  static constexpr const char* kAxis = "wiring";
+  using Context = Site;
+  struct Traits {
+    bool final_norm = false;   // the stream leaves the last layer unnormed
+    bool embed_norm = false;   // the embedded tokens are normed first
+    bool whole_layer = false;  // both sublayers of a layer must use it
+  };
+
+  explicit Wiring(const Site& site) : dropout_(site.dropout) {}
+  virtual void forward(Stream& stream, const Sublayer& sublayer) = 0;
+
+ protected:
+  /// Dropout on a branch, in training only.
+  Tensor drop(const Tensor& branch) const;
+  /// residual + drop(branch), following a mixer that shortened the sequence.
+  Tensor add(Stream& stream, const Tensor& residual, const Tensor& branch) const;
+
+ private:
+  double dropout_;
+};
+
+}  // namespace formwork
