@@ -127,6 +127,12 @@ class OptionSet {
   std::vector<Rule> rules_;
 };
 
+/// Reads `"kind"` or `{ kind = "...", options... }` into a choice; options not named keep their
+/// present value unless the kind changes.
+void read_choice(AnyChoice& choice, const Value& given, const std::string& path);
+/// A table with the kind and every option.
+Value write_choice(AnyChoice& choice);
+
 /// The name of `candidates` nearest to `word` by edit distance, or "" when nothing is near.
 std::string nearest(const std::string& word, const std::vector<std::string>& candidates);
 /// "'x' is unknown; did you mean 'y'? Valid: ..." — the one way unknown names are answered.
