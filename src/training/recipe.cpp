@@ -77,10 +77,13 @@ void Recipe::describe(OptionSet& o) {
   o.add_raw("variant", variants, "named changes that compare trains beside the baseline");
 }
 
-std::shared_ptr<Task> Recipe::make_task() const {
-  TaskSite site;
-  site.random = RandomStream(static_cast<uint64_t>(train.seed)).child("data");
-  return task.make(site);
+std::shared_ptr<Task> Recipe::make_task() {
+  if (!made_task_) {
+    TaskSite site;
+    site.random = RandomStream(static_cast<uint64_t>(train.seed)).child("data");
+    made_task_ = task.make(site);
+  }
+  return made_task_;
 }
 
 void Recipe::settle(const Value& table) {

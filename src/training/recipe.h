@@ -76,11 +76,12 @@ struct Recipe {
   std::string resolved();
 
   void describe(OptionSet& o);
-  /// Made by from(): the task of this recipe.
-  std::shared_ptr<Task> make_task() const;
+  /// The task of this recipe; made on first use, since it may read much data.
+  std::shared_ptr<Task> make_task();
 
  private:
   void settle(const Value& table);
+  std::shared_ptr<Task> made_task_;
 };
 
 }  // namespace formwork

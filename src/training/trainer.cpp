@@ -175,7 +175,8 @@ StepResult Trainer::step() {
 }
 
 std::map<std::string, double> Trainer::evaluate_items(int64_t items) {
-  const c10::InferenceMode inference;
+  // Not inference mode: tables cached now (rotary) are used in training again.
+  const c10::NoGradGuard no_grad;
   const int64_t batch_size = recipe_.train.evaluate.batch;
   const int64_t batches = (items + batch_size - 1) / batch_size;
   double sum = 0.0, count = 0.0;
