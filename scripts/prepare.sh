@@ -18,7 +18,7 @@ take_lock() {
   exec 9>>"$state/lock"
   lock_9 nb && return
   say "another copy is preparing or building; waiting for it."
-  lock_9 ||  stop 1 "$state/lock: cannot be locked."
+  lock_9 || stop 1 "$state/lock: cannot be locked."
 }
 lock_9() {
   if command -v flock >/dev/null; then flock ${1:+-n} 9
@@ -92,7 +92,7 @@ nlohmann-json xxhash zlib libpng googletest mimalloc llvm clang-format"
 
 # The version of the libtorch in folder $1, or nothing where there is none.
 version_of_torch() {
-  sed -n 's/^set(PACKAGE_VERSION "\([0-9.]*\).*/\1/p' "$1/share/cmake/Torch/TorchConfigVersion.cmake" 2>/dev/null
+  sed -n 's/^set(PACKAGE_VERSION "\([0-9.]*\).*/\1/p' "$1/share/cmake/Torch/TorchConfigVersion.cmake" 2>/dev/null || true
 }
 at_least() {  # version oldest
   local a1=${1%%.*} b1=${2%%.*} a2=${1#*.} b2=${2#*.}
