@@ -59,7 +59,7 @@ std::string sample() {
   return file;
 }
 
-TEST(UnitSafetensors, RoundTripIsCanonical) {
+TEST(unit, safetensors_round_trip_is_canonical) {
   const std::string text = sample();
   const auto file = SafetensorsFile::parse(bytes_of(text), "x");
   ASSERT_EQ(file.entries().size(), 2u);
@@ -75,7 +75,7 @@ TEST(UnitSafetensors, RoundTripIsCanonical) {
   EXPECT_EQ(length % 8, 0u);
 }
 
-TEST(UnitSafetensors, WriterRefusesWhatItCannotRead) {
+TEST(unit, safetensors_writer_refuses_what_it_cannot_read) {
   const std::vector<uint8_t> data{1, 2};
   const auto bytes = std::as_bytes(std::span(data));
   std::vector<TensorBytes> twice{{"a", DType::u8, {2}, bytes}, {"a", DType::u8, {2}, bytes}};
@@ -88,7 +88,7 @@ TEST(UnitSafetensors, WriterRefusesWhatItCannotRead) {
   EXPECT_THROW(safetensors_header(encoding, {}, "x"), Error);
 }
 
-TEST(FaultSafetensors, LyingHeadersAreRefused) {
+TEST(fault, safetensors_lying_headers_are_refused) {
   EXPECT_NE(refusal("").find("0 bytes"), std::string::npos);
   EXPECT_NE(refusal(with_length("{}", 3)).find("only 2 bytes"), std::string::npos);
   EXPECT_NE(refusal(with_length("{}", UINT64_MAX)).find("claims a header"), std::string::npos);
@@ -109,7 +109,7 @@ TEST(FaultSafetensors, LyingHeadersAreRefused) {
   EXPECT_EQ(refusal(one_tensor("F32", "[4294967296,4294967296,0]", "[0,0]", 0)), "");
 }
 
-TEST(FaultSafetensors, OverlapsAndHolesAreRefused) {
+TEST(fault, safetensors_overlaps_and_holes_are_refused) {
   const auto two = [](const std::string& first, const std::string& second) {
     return with_length("{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" + first +
                        "},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" + second +
@@ -121,7 +121,7 @@ TEST(FaultSafetensors, OverlapsAndHolesAreRefused) {
   EXPECT_NE(refusal(two("[0,4]", "[0,4]")).find("inside the tensor before"), std::string::npos);
 }
 
-TEST(FaultSafetensors, FlippedAndTruncatedFilesNeverCrash) {
+TEST(fault, safetensors_flipped_and_truncated_files_never_crash) {
   const std::string good = sample();
   for (size_t length = 0; length < good.size(); ++length) {
     EXPECT_NE(refusal(good.substr(0, length)), "") << length;
@@ -137,7 +137,7 @@ TEST(FaultSafetensors, FlippedAndTruncatedFilesNeverCrash) {
   }
 }
 
-TEST(FaultSafetensors, MissingFilesAndFoldersAreNamed) {
+TEST(fault, safetensors_missing_files_and_folders_are_named) {
   for (const char* path : {"/no/such/file.safetensors", "/"}) {
     try {
       SafetensorsFile::open(path);

@@ -40,7 +40,7 @@ std::string read(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-TEST(UnitTensors, EveryTypeRoundTrips) {
+TEST(unit, tensors_every_type_round_trips) {
   const Folder folder;
   TensorMap tensors;
   for (const auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt,
@@ -63,7 +63,7 @@ TEST(UnitTensors, EveryTypeRoundTrips) {
   EXPECT_EQ(folder.count(), 1u);
 }
 
-TEST(UnitAtomicFile, KeepsTheOldFileUntilCommit) {
+TEST(unit, atomic_file_keeps_the_old_file_until_commit) {
   const Folder folder;
   write_file_atomically(folder.file("a"), "old");
   {
@@ -99,7 +99,7 @@ class SizeLimit {
   void (*previous_)(int);
 };
 
-TEST(FaultTensors, AFullDiskLeavesTheOldFile) {
+TEST(fault, tensors_a_full_disk_leaves_the_old_file) {
   const Folder folder;
   save_tensors(folder.file("a"), {{"x", at::ones({2})}});
   const std::string before = read(folder.file("a"));
@@ -120,7 +120,7 @@ TEST(FaultTensors, AFullDiskLeavesTheOldFile) {
   EXPECT_EQ(folder.count(), 1u);
 }
 
-TEST(FaultTensors, AMissingFolderIsNamed) {
+TEST(fault, tensors_a_missing_folder_is_named) {
   try {
     save_tensors("/no/such/folder/a", {{"x", at::ones({2})}});
     ADD_FAILURE();

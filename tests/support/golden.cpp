@@ -15,19 +15,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// FORMWORK_SOURCE_DIR may come from the build; this file's own place serves where it does not.
-std::string project_golden() {
-#ifdef FORMWORK_SOURCE_DIR
-  return std::string(FORMWORK_SOURCE_DIR) + "/tests/golden";
-#else
-  return (fs::absolute(__FILE__).parent_path().parent_path() / "golden").string();
-#endif
+const char* setting(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr && *value != '\0' ? value : nullptr;
 }
 
-const char* foreign_root() {
-  const char* root = std::getenv("FORMWORK_GOLDEN_DIR");
-  return root != nullptr && *root != '\0' ? root : nullptr;
+// ctest says where the project is; this file's own place serves a program started by hand.
+std::string project_golden() {
+  const char* source = setting("FORMWORK_SOURCE");
+  const fs::path root = source != nullptr
+                            ? fs::path(source)
+                            : fs::absolute(__FILE__).parent_path().parent_path().parent_path();
+  return (root / "tests" / "golden").string();
 }
+
+const char* foreign_root() { return setting("FORMWORK_GOLDEN_DIR"); }
 
 GoldenCase load_case(const std::string& path) {
   const SafetensorsFile file = SafetensorsFile::open(path);
