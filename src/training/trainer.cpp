@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "training/diagnosis.h"
+#include "training/evaluation.h"
 #include "training/flops.h"
 #include "training/precision.h"
 
@@ -19,12 +20,6 @@ double seconds_now() {
 
 at::ScalarType parameter_type(const std::string& precision) {
   return precision == "float64" ? at::kDouble : at::kFloat;
-}
-
-/// Floating-point inputs follow the model's number type.
-void match_type(Batch& batch, at::ScalarType type) {
-  for (Tensor* tensor : {&batch.input.input, &batch.target, &batch.input.timestamps})
-    if (tensor->defined() && tensor->is_floating_point()) *tensor = tensor->to(type);
 }
 
 }  // namespace
@@ -174,37 +169,14 @@ StepResult Trainer::step() {
   return result;
 }
 
-std::map<std::string, double> Trainer::evaluate_items(int64_t items) {
-  // Not inference mode: tables cached now (rotary) are used in training again.
-  const c10::NoGradGuard no_grad;
-  const int64_t batch_size = recipe_.train.evaluate.batch;
-  const int64_t batches = (items + batch_size - 1) / batch_size;
-  double sum = 0.0, count = 0.0;
-  MetricSums sums;
-  for (int64_t b = processes_.rank(); b < batches; b += processes_.size()) {
-    const int64_t first = b * batch_size;
-    Batch batch = task_->validation_batch(first, std::min(batch_size, items - first));
-    match_type(batch, model_->type());
-    const ModelOutput out = run_model(batch);
-    const LossSum loss = task_->loss(out.y, batch);
-    sum += loss.sum.item<double>();
-    count += loss.count;
-    for (const auto& [name, value] : task_->metric_sums(out.y, batch)) sums[name] += value;
-  }
-  // Processes without a batch have no names yet: the first one's are complete.
-  if (processes_.size() > 1) sums = processes_.sum(sums);
-  count = processes_.sum(count);
-  std::map<std::string, double> result = task_->metrics(sums);
-  result["validation_loss"] = processes_.sum(sum) / count;
-  return result;
-}
-
 std::map<std::string, double> Trainer::evaluate() {
-  const int64_t all = task_->validation_items();
-  const int64_t limit = recipe_.train.evaluate.items;
+  EvaluationRequest request;
+  request.items = recipe_.train.evaluate.items;
+  request.batch = recipe_.train.evaluate.batch;
+  request.precision = recipe_.train.precision;
   model_->eval();
   optimizer_->eval();
-  std::map<std::string, double> result = evaluate_items(limit > 0 ? std::min(limit, all) : all);
+  std::map<std::string, double> result = formwork::evaluate(*model_, *task_, request, processes_);
   optimizer_->train();
   model_->train();
   return result;

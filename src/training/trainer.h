@@ -64,7 +64,6 @@ class Trainer {
   [[noreturn]] void explain_bad_loss(double loss, const std::vector<Batch>& batches);
   int64_t first_item(int64_t micro_batch) const;
   void start_data();
-  std::map<std::string, double> evaluate_items(int64_t items);
 
   Recipe& recipe_;
   Processes& processes_;
