@@ -12,7 +12,7 @@ DelimitedReader::DelimitedReader(std::string_view text, char separator, std::str
   if (text_.starts_with("\xef\xbb\xbf")) position_ = line_start_ = 3;
 }
 
-Place DelimitedReader::here() const {
+DataPlace DelimitedReader::here() const {
   return {file_, line_, static_cast<int64_t>(position_ - line_start_) + 1,
           static_cast<int64_t>(position_)};
 }

@@ -16,8 +16,8 @@ namespace {
 
 std::optional<ListopsSample> parse_row(const std::vector<Field>& fields, Problems& problems,
                                        ListopsTrust trust) {
-  const Place& start = fields[0].place;
-  const Place row{start.file, start.line, 0, start.byte};
+  const DataPlace& start = fields[0].place;
+  const DataPlace row{start.file, start.line, 0, start.byte};
   if (fields.size() != 2) {
     problems.add(row, join_text("has ", fields.size(),
                                 " columns, 2 are needed (Source and Target, separated by a tab)"));

@@ -4,14 +4,14 @@
 
 namespace formwork {
 
-std::string Place::text() const {
+std::string DataPlace::text() const {
   if (line > 0 && column > 0) return join_text(file, ":", line, ":", column);
   if (line > 0) return join_text(file, ":", line);
   if (byte >= 0) return join_text(file, ": byte ", byte);
   return file;
 }
 
-void Problems::add(const Place& place, const std::string& what) {
+void Problems::add(const DataPlace& place, const std::string& what) {
   if (findings_ == nullptr) throw DataError(place, what);
   if (count_++ < most_) findings_->push_back({Severity::problem, place, what});
 }

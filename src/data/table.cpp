@@ -44,7 +44,7 @@ class TableParser {
   TableParser(const std::string& file, const TableOptions& options, Problems& problems)
       : file_(file), options_(options), problems_(problems) {}
 
-  Table parse(std::string_view text) {
+  NumberTable parse(std::string_view text) {
     DelimitedReader reader(text, options_.separator, file_);
     std::vector<Field> fields;
     if (!reader.next(fields)) refuse_at({file_}, "is empty, a header line is needed");
@@ -75,7 +75,7 @@ class TableParser {
         table_.columns.push_back(name);
       }
     }
-    const Place header{file_, fields[0].place.line};
+    const DataPlace header{file_, fields[0].place.line};
     if (!options_.date_column.empty() && date_ == kNoDate) {
       refuse_at(header, "there is no column ", shown(options_.date_column), "; the columns are ",
                 column_names());
@@ -166,7 +166,7 @@ class TableParser {
   const std::string& file_;
   const TableOptions& options_;
   Problems& problems_;
-  Table table_;
+  NumberTable table_;
   size_t width_ = 0;
   size_t date_ = kNoDate;
 };
@@ -184,7 +184,7 @@ TableSplit with_context(int64_t train, int64_t validation, int64_t test, int64_t
 
 }  // namespace
 
-int64_t Table::column(std::string_view name) const {
+int64_t NumberTable::column(std::string_view name) const {
   const auto at = std::find(columns.begin(), columns.end(), name);
   if (at != columns.end()) return at - columns.begin();
   std::string names;
@@ -192,7 +192,7 @@ int64_t Table::column(std::string_view name) const {
   refuse("table", "there is no column \"", name, "\"; the columns are ", names);
 }
 
-int64_t Table::step_seconds() const {
+int64_t NumberTable::step_seconds() const {
   std::map<int64_t, int64_t> counts;
   for (size_t i = 1; i < seconds.size(); ++i) ++counts[seconds[i] - seconds[i - 1]];
   int64_t best = 0, most = 0;
@@ -202,14 +202,14 @@ int64_t Table::step_seconds() const {
   return best;
 }
 
-Table parse_table(std::string_view text, const std::string& file, const TableOptions& options,
+NumberTable parse_table(std::string_view text, const std::string& file, const TableOptions& options,
                   Problems& problems) {
   return TableParser(file, options, problems).parse(text);
 }
 
-Table read_table(const std::string& path, const TableOptions& options) {
+NumberTable read_table(const std::string& path, const TableOptions& options) {
   Problems strict;
-  Table table = parse_table(read_filled_file(path), path, options, strict);
+  NumberTable table = parse_table(read_filled_file(path), path, options, strict);
   check(table.rows() > 0, path, "has a header but no rows");
   return table;
 }
@@ -249,7 +249,7 @@ void Scaling::revert(std::span<double> rows) const {
   }
 }
 
-Scaling fit_scaling(const Table& table, Range rows) {
+Scaling fit_scaling(const NumberTable& table, Interval rows) {
   check(rows.begin >= 0 && rows.begin < rows.end && rows.end <= table.rows(), "scaling", "rows ",
         rows.begin, " to ", rows.end, " are not a part of a table of ", table.rows());
   Scaling scaling;

@@ -194,13 +194,13 @@ std::string TextData::decode(std::span<const int64_t> ids) const {
   return text;
 }
 
-Range TextData::train_range(double fraction) const {
+Interval TextData::train_range(double fraction) const {
   check(fraction > 0 && fraction < 1, "text", "the fraction for validation is ", fraction,
         ", a number between 0 and 1 is needed");
   return {0, size() - static_cast<int64_t>(static_cast<double>(size()) * fraction)};
 }
 
-Range TextData::validation_range(double fraction) const {
+Interval TextData::validation_range(double fraction) const {
   return {train_range(fraction).end, size()};
 }
 

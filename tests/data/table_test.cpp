@@ -12,13 +12,13 @@
 namespace formwork {
 namespace {
 
-Table parse(const std::string& text, const TableOptions& options = {}) {
+NumberTable parse(const std::string& text, const TableOptions& options = {}) {
   Problems strict;
   return parse_table(text, "t.csv", options, strict);
 }
 
 TEST(unit, table_columns_and_dates) {
-  const Table table = parse(
+  const NumberTable table = parse(
       "date,a,\"b, c\"\r\n2016-07-01 00:00:00,1.5,-2e1\r\n2016-07-01 01:00:00, +3 ,4\n\n"
       "2016-07-01 02:00:00,5,6");
   EXPECT_EQ(table.columns, (std::vector<std::string>{"a", "b, c"}));
@@ -60,7 +60,7 @@ TEST(unit, table_splits) {
 }
 
 TEST(unit, table_scaling) {
-  Table table = parse("date,a,b\n2020-01-01,1,5\n2020-01-02,3,5\n2020-01-03,100,5\n");
+  NumberTable table = parse("date,a,b\n2020-01-01,1,5\n2020-01-02,3,5\n2020-01-03,100,5\n");
   const Scaling scaling = fit_scaling(table, {0, 2});
   EXPECT_EQ(scaling.mean, (std::vector<double>{2, 5}));
   EXPECT_EQ(scaling.deviation, (std::vector<double>{1, 1}));

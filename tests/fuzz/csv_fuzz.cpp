@@ -22,7 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (data[0] & 4) options.date_column.clear();
   try {
     Problems strict;
-    const Table table = parse_table(text, "input", options, strict);
+    const NumberTable table = parse_table(text, "input", options, strict);
     for (const double value : table.values) {
       if (!std::isfinite(value)) __builtin_trap();
     }
