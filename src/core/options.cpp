@@ -219,44 +219,49 @@ FORMWORK_BOUND(std::vector<std::string>, OneOf)
 #undef FORMWORK_BOUND
 #undef FORMWORK_PLAIN
 
+void read_choice(AnyChoice& choice, const Value& given, const std::string& path) {
+  // `norm = "rms_norm"` is short for `norm = { kind = "rms_norm" }`.
+  if (const std::string* kind = given.get<std::string>()) {
+    if (*kind != choice.kind()) choice.select(*kind, where_of(given, path));
+    return;
+  }
+  const Table* table = given.get<Table>();
+  check(table != nullptr, where_of(given, path), "found ", given.kind(),
+        "; valid: a table with kind = \"...\", or the kind alone");
+  Table rest;
+  for (const auto& [key, value] : *table) {
+    if (key != "kind") {
+      rest.emplace_back(key, value);
+      continue;
+    }
+    const std::string* kind = value.get<std::string>();
+    check(kind != nullptr, where_of(value, path + ".kind"), "found ", value.kind(),
+          "; valid: a string");
+    if (*kind != choice.kind()) choice.select(*kind, where_of(value, path + ".kind"));
+  }
+  OptionSet inner;
+  choice.options().describe(inner);
+  Value body{std::move(rest)};
+  body.place = given.place;
+  inner.read(body, path);
+}
+
+Value write_choice(AnyChoice& choice) {
+  OptionSet inner;
+  choice.options().describe(inner);
+  Value written = inner.write();
+  Table table{{"kind", Value(choice.kind())}};
+  if (Table* rest = written.get<Table>())
+    for (auto& item : *rest) table.push_back(std::move(item));
+  return Value(std::move(table));
+}
+
 void OptionSet::add(const std::string& key, AnyChoice& choice, const std::string& help) {
   Entry entry;
   entry.info = {key, "table: a method of axis " + choice.axis(), choice.kind(), "", help};
-  entry.write = [&choice] {
-    OptionSet inner;
-    choice.options().describe(inner);
-    Value written = inner.write();
-    Table table{{"kind", Value(choice.kind())}};
-    if (Table* rest = written.get<Table>())
-      for (auto& item : *rest) table.push_back(std::move(item));
-    return Value(std::move(table));
-  };
+  entry.write = [&choice] { return write_choice(choice); };
   entry.read = [&choice, key](const Value& given, const std::string& path) {
-    const std::string name = child(path, key);
-    // `norm = "rms_norm"` is short for `norm = { kind = "rms_norm" }`.
-    if (const std::string* kind = given.get<std::string>()) {
-      choice.select(*kind, where_of(given, name));
-      return;
-    }
-    const Table* table = given.get<Table>();
-    check(table != nullptr, where_of(given, name), "found ", given.kind(),
-          "; valid: a table with kind = \"...\", or the kind alone");
-    Table rest;
-    for (const auto& [inner_key, value] : *table) {
-      if (inner_key != "kind") {
-        rest.emplace_back(inner_key, value);
-        continue;
-      }
-      const std::string* kind = value.get<std::string>();
-      check(kind != nullptr, where_of(value, name + ".kind"), "found ", value.kind(),
-            "; valid: a string");
-      if (*kind != choice.kind()) choice.select(*kind, where_of(value, name + ".kind"));
-    }
-    OptionSet inner;
-    choice.options().describe(inner);
-    Value body{std::move(rest)};
-    body.place = given.place;
-    inner.read(body, name);
+    read_choice(choice, given, child(path, key));
   };
   entries_.push_back(std::move(entry));
 }
@@ -325,7 +330,12 @@ void OptionSet::require(const std::string& key, std::function<bool()> holds,
   rules_.push_back({key, sentence, std::move(holds)});
 }
 
+void OptionSet::add_open(std::function<void(const Value&, const std::string& path)> read) {
+  open_ = std::move(read);
+}
+
 void OptionSet::read(const Value& table, const std::string& path) {
+  if (open_) return open_(table, path);
   const Table* entries = table.get<Table>();
   check(entries != nullptr || table.is_null(), where_of(table, path), "found ", table.kind(),
         "; valid: a table");
@@ -349,6 +359,7 @@ void OptionSet::read(const Value& table, const std::string& path) {
 }
 
 Value OptionSet::write() const {
+  if (!written_.is_null()) return written_;
   Table table;
   for (const Entry& entry : entries_) {
     Value value = entry.write();

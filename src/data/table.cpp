@@ -203,7 +203,7 @@ int64_t NumberTable::step_seconds() const {
 }
 
 NumberTable parse_table(std::string_view text, const std::string& file, const TableOptions& options,
-                  Problems& problems) {
+                        Problems& problems) {
   return TableParser(file, options, problems).parse(text);
 }
 

@@ -44,7 +44,7 @@ struct NumberTable {
 /// Parses a CSV text with a header; `file` names it in errors (file:line:column). Cells that
 /// cannot be used go to `problems`.
 NumberTable parse_table(std::string_view text, const std::string& file, const TableOptions& options,
-                  Problems& problems);
+                        Problems& problems);
 
 /// Reads a CSV file; the first problem is an error, as is a table without rows.
 NumberTable read_table(const std::string& path, const TableOptions& options = {});

@@ -30,6 +30,7 @@ struct Stream {
   Tensor memory;        // [B,M,D] what cross-attention reads: the encoder's output
   Tensor memory_valid;  // [B,M] bool
   Tensor layer_input;   // [B,N,D] x when the present layer began (wirings that add it again)
+  bool last_sublayer = false;  // the present sublayer ends its layer
   /// Second streams a wiring keeps from sublayer to sublayer (momentum, a reversible half), by
   /// name.
   std::map<std::string, Tensor> carried;

@@ -1,4 +1,4 @@
-// A temporary folder for one test.
+// A folder of a test's own, removed at its end.
 #pragma once
 
 #include <stdlib.h>
@@ -6,11 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
-#include <string_view>
 
-namespace formwork {
+namespace formwork::test {
 
-/// A new folder, removed with everything in it when the object goes.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
@@ -25,25 +23,35 @@ class TemporaryFolder {
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
 
   std::string path() const { return path_.string(); }
-  std::string file(std::string_view name) const { return (path_ / name).string(); }
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
   /// Writes a file (and the folders it needs) and returns its path.
-  std::string write(std::string_view name, std::string_view bytes) const {
+  std::string write(const std::string& name, const std::string& bytes) const {
     const std::filesystem::path path = path_ / name;
     std::filesystem::create_directories(path.parent_path());
-    std::ofstream(path, std::ios::binary) << bytes;
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
     return path.string();
   }
-  std::string read(std::string_view name) const {
+  std::string read(const std::string& name) const {
     std::ifstream in(path_ / name, std::ios::binary);
     return {std::istreambuf_iterator<char>(in), {}};
   }
-  /// Entries directly in the folder.
+  /// How many entries stand directly in the folder.
   size_t count() const {
-    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path_), {}));
+    const std::filesystem::directory_iterator entries(path_);
+    return static_cast<size_t>(std::distance(begin(entries), end(entries)));
   }
 
  private:
   std::filesystem::path path_;
 };
 
-}  // namespace formwork
+inline std::string read_bytes(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+inline void write_bytes(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+}
+
+}  // namespace formwork::test

@@ -1,0 +1,70 @@
+#include "model/stack.h"
+
+namespace formwork {
+
+Block::Block(const LayerOptions& options, const Site& layer_site, bool cross) {
+  const auto site_of = [&](const char* part) {
+    Site site = layer_site;
+    site.name = layer_site.name + "." + part;
+    site.random = layer_site.random.child(part);
+    site.make_norm = [&options, random = site.random](int64_t width) {
+      NormSite norm;
+      norm.width = width;
+      norm.random = random.child("norm");
+      return options.norm.make(norm);
+    };
+    return site;
+  };
+  Site mixer_site = site_of("attn");
+  mixer_ = add_module("", options.mixer.make(mixer_site));
+  mixer_wiring_ = add_module("attn", options.wiring.make(mixer_site));
+  if (cross) {
+    Site cross_site = site_of("cross");
+    cross_site.cross = true;
+    cross_site.causal = false;
+    cross_ = add_module("cross", options.mixer.make(cross_site));
+    cross_wiring_ = add_module("cross", options.wiring.make(cross_site));
+  }
+  if (!options.channel.traits().present) return;
+  Site channel_site = site_of("ffn");
+  channel_ = add_module("ffn", options.channel.make(channel_site));
+  channel_wiring_ = add_module("ffn", options.channel_wiring.make(channel_site));
+}
+
+void Block::sublayer(Stream& stream, Wiring& wiring, const std::string& place, bool last,
+                     const Sublayer& body) {
+  stream.last_sublayer = last;
+  if (!stream.observer) {
+    wiring.forward(stream, body);
+    return;
+  }
+  stream.place = place;
+  wiring.forward(stream, [&](const Tensor& x) {
+    stream.show("input", x);
+    const Tensor branch = body(x);
+    stream.show("branch", branch);
+    return branch;
+  });
+  stream.show("stream", stream.x);
+}
+
+void Block::forward(Stream& stream, State* states, const std::string& name) {
+  stream.layer_input = stream.x;
+  sublayer(stream, *mixer_wiring_, name + ".attn", !cross_ && !channel_,
+           [&](const Tensor& x) { return mixer_->forward(x, stream, states); });
+  if (cross_)
+    sublayer(stream, *cross_wiring_, name + ".cross", !channel_, [&](const Tensor& x) {
+      return cross_->forward(x, stream, states ? states + 1 : nullptr);
+    });
+  if (channel_)
+    sublayer(stream, *channel_wiring_, name + ".ffn", true,
+             [&](const Tensor& x) { return channel_->forward(x, stream); });
+}
+
+std::vector<State> Block::make_states(int64_t batch, int64_t capacity, at::ScalarType type) const {
+  std::vector<State> states{mixer_->make_state(batch, capacity, type)};
+  if (cross_) states.push_back(cross_->make_state(batch, capacity, type));
+  return states;
+}
+
+}  // namespace formwork

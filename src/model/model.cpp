@@ -1,0 +1,121 @@
+#include "model/model.h"
+
+#include <c10/core/GradMode.h>
+
+namespace formwork {
+
+ModelState ModelState::clone() const {
+  ModelState copy;
+  copy.memory = memory;
+  copy.memory_valid = memory_valid;
+  for (const State& state : states) copy.states.push_back(state.clone());
+  return copy;
+}
+
+ModelState ModelState::select(const Tensor& index) const {
+  ModelState chosen;
+  if (memory.defined()) chosen.memory = memory.index_select(0, index);
+  if (memory_valid.defined()) chosen.memory_valid = memory_valid.index_select(0, index);
+  for (const State& state : states) chosen.states.push_back(state.select(index));
+  return chosen;
+}
+
+void ModelState::crop(const Tensor& n) {
+  for (State& state : states) state.crop(n);
+}
+
+void ModelState::begin() {
+  for (State& state : states) state.begin();
+}
+
+void ModelState::rollback() {
+  for (State& state : states) state.rollback();
+}
+
+int64_t ModelState::bytes() const {
+  int64_t sum = 0;
+  for (const State& state : states) sum += state.bytes();
+  return sum;
+}
+
+Model::Model(const ModelOptions& options, const TaskForm& task, uint64_t seed)
+    : options_(options), task_(task) {
+  const c10::NoGradGuard no_grad;
+  const RandomStream random = RandomStream(seed).child("initialisation");
+  const bool both = options.form == "encoder_decoder";
+  if (both) {
+    Stack::Setup setup;
+    setup.input = task.source;
+    encoder_ =
+        add_module("encoder", std::make_shared<Stack>(options, setup, random.child("encoder")));
+  }
+  Stack::Setup setup;
+  setup.input = task.input;
+  setup.causal = options.causal();
+  setup.cross = both;
+  setup.cls = options.head.pooling == "cls";
+  stack_ =
+      add_module(both ? "decoder" : "",
+                 std::make_shared<Stack>(options, setup, both ? random.child("decoder") : random));
+  Site site;
+  site.name = "head";
+  site.width = options.width;
+  site.length = task.input.length > 0 ? stack_->tokens(task.input.length) : 0;
+  site.random = random.child("head");
+  // The head is a plain matrix whatever the linear axis says of the inner maps.
+  site.make_linear = [init = options.init](const LinearSite& where) {
+    LinearSite copy = where;
+    copy.init = init;
+    return Choice<Linear>("dense").make(copy);
+  };
+  head_ =
+      add_module("head", std::make_shared<Head>(options.head, task.output, site, stack_->table()));
+}
+
+at::ScalarType Model::type() const {
+  return parameters().front().tensor.scalar_type();
+}
+
+ModelOutput Model::forward(const ModelInput& in, ModelState* state) {
+  Stream stream;
+  stream.valid = in.valid;
+  stream.timestamps = in.timestamps;
+  stream.observer = in.observer;
+  if (state) {
+    stream.memory = state->memory;
+    stream.memory_valid = state->memory_valid;
+  } else if (encoder_) {
+    Stream source;
+    source.valid = in.source_valid;
+    source.observer = in.observer;
+    encoder_->forward(in.source, source, nullptr);
+    stream.memory = source.x;
+    stream.memory_valid = source.valid;
+    stream.losses = std::move(source.losses);
+  }
+  stack_->forward(in.input, stream, state ? &state->states : nullptr);
+  return {head_->forward(stream.x, stream.valid), std::move(stream.losses)};
+}
+
+ModelState Model::make_state(int64_t batch, int64_t capacity) const {
+  check(options_.causal(), "model.form",
+        "an encoder does not decode token by token; train a "
+        "decoder (model.form = \"decoder\")");
+  ModelState state;
+  state.states = stack_->make_states(batch, capacity, type());
+  return state;
+}
+
+void Model::read_source(const Tensor& source, const Tensor& source_valid, ModelState& state) {
+  Stream stream;
+  stream.valid = source_valid;
+  encoder_->forward(source, stream, nullptr);
+  state.memory = stream.x;
+  state.memory_valid = stream.valid;
+}
+
+void Model::commit(ModelState& state, const Tensor& kept) {
+  stack_->commit(state.states, kept);
+}
+
+}  // namespace formwork

@@ -1,0 +1,83 @@
+// The whole Transformer: encoder, decoder or both, and the head.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "model/stack.h"
+
+namespace formwork {
+
+/// From the last vectors [B,N,D] to the output a task wants.
+class Head final : public Module {
+ public:
+  Head(const HeadOptions& options, const OutputForm& output, const Site& site,
+       const Tensor& tied_table);
+  Tensor forward(const Tensor& x, const Tensor& valid);
+
+ private:
+  Tensor pool(const Tensor& x, const Tensor& valid) const;
+  HeadOptions options_;
+  OutputForm output_;
+  Tensor tied_table_;  // the stem's parameter, not registered again
+  std::shared_ptr<Linear> hidden_, projection_;
+};
+
+/// What a model is given. Only `input` is needed; see Stream for the meaning of the rest.
+struct ModelInput {
+  Tensor input;         // what the stem takes
+  Tensor valid;         // [B,N] bool
+  Tensor source;        // encoder_decoder: what the encoder reads
+  Tensor source_valid;  // [B,M] bool
+  Tensor timestamps;
+  Observer* observer = nullptr;
+};
+
+struct ModelOutput {
+  Tensor y;                    // see OutputForm
+  std::vector<Tensor> losses;  // auxiliary, already weighted
+};
+
+/// The states of a whole model while it decodes: one for each application of a layer.
+class ModelState {
+ public:
+  std::vector<State> states;
+  Tensor memory, memory_valid;  // encoder_decoder: the encoder's output, computed once
+
+  int64_t batch() const { return states.front().batch(); }
+  /// [B] int64, tokens consumed by each row.
+  const Tensor& length() const { return states.front().length; }
+  ModelState clone() const;
+  ModelState select(const Tensor& index) const;
+  void crop(const Tensor& n);
+  void begin();
+  void rollback();
+  int64_t bytes() const;
+};
+
+class Model final : public Module {
+ public:
+  /// Builds and initialises; `options` settled and validated. Same seed, same weights.
+  Model(const ModelOptions& options, const TaskForm& task, uint64_t seed);
+
+  ModelOutput forward(const ModelInput& in, ModelState* state = nullptr);
+  /// An empty state for `batch` rows; refuses for encoders.
+  ModelState make_state(int64_t batch, int64_t capacity) const;
+  /// Reads the source once, for decoding with `state`.
+  void read_source(const Tensor& source, const Tensor& source_valid, ModelState& state);
+  /// Ends a speculative block: keeps the first kept[b] tokens fed since ModelState::begin.
+  void commit(ModelState& state, const Tensor& kept);
+  const TaskForm& task() const { return task_; }
+  const ModelOptions& options() const { return options_; }
+  /// The number type of the parameters.
+  at::ScalarType type() const;
+
+ private:
+  ModelOptions options_;
+  TaskForm task_;
+  std::shared_ptr<Stack> encoder_;  // encoder_decoder only
+  std::shared_ptr<Stack> stack_;
+  std::shared_ptr<Head> head_;
+};
+
+}  // namespace formwork

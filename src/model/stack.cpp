@@ -1,0 +1,178 @@
+#include "model/stack.h"
+
+namespace formwork {
+namespace {
+
+bool norm_wanted(const std::string& setting, bool automatic) {
+  return setting == "auto" ? automatic : setting == "on";
+}
+
+std::shared_ptr<Norm> make_norm(const Choice<Norm>& choice, int64_t width,
+                                const RandomStream& random) {
+  NormSite site;
+  site.width = width;
+  site.random = random;
+  return choice.make(site);
+}
+
+PositionSite position_site(const Site& site) {
+  PositionSite position;
+  position.width = site.width;
+  position.heads = site.heads;
+  position.head_width = site.width / site.heads;
+  position.length = site.length;
+  position.causal = site.causal;
+  position.random = site.random.child("position");
+  return position;
+}
+
+}  // namespace
+
+Site Stack::base_site(const ModelOptions& options, const Setup& setup,
+                      const RandomStream& random) const {
+  Site site;
+  site.width = options.width;
+  site.heads = options.heads;
+  site.depth = options.depth;
+  site.vocabulary = setup.input.vocabulary;
+  site.causal = setup.causal;
+  site.dropout = options.dropout;
+  site.attention_dropout = options.attention_dropout;
+  site.random = random;
+  site.make_linear = [linear = options.linear, init = options.init](const LinearSite& where) {
+    LinearSite copy = where;
+    copy.init = init;
+    return linear.make(copy);
+  };
+  site.make_norm = [norm = options.every_layer.norm, random](int64_t width) {
+    return make_norm(norm, width, random.child("norm"));
+  };
+  return site;
+}
+
+Stack::Stack(const ModelOptions& options, const Setup& setup, const RandomStream& random)
+    : dropout_(options.dropout) {
+  Site site = base_site(options, setup, random);
+  StemSite stem_site;
+  static_cast<Site&>(stem_site) = site;
+  stem_site.name = "stem";
+  stem_site.random = random.child("stem");
+  stem_site.input = setup.input;
+  stem_ = add_module("stem", options.stem.make(stem_site));
+  if (setup.cls) cls_ = add_parameter("cls", at::zeros({options.width}), Role::embedding);
+  site.length = setup.input.length > 0 ? tokens(setup.input.length) : 0;
+
+  site.name = "conditioning";
+  conditioning_ = add_module("conditioning", options.conditioning.make(site));
+  PositionSite where = position_site(site);
+  position_ = add_module("position", options.position.make(where));
+  PositionSite added = position_site(site);
+  added.random = random.child("added_position");
+  added_position_ = add_module("added_position", options.added_position.make(added));
+  site.position = position_;
+
+  const Wiring::Traits first = options.layer(0).wiring.traits();
+  const LayerOptions last_layer = options.layer(options.depth - 1);
+  const Wiring::Traits last = last_layer.channel.traits().present
+                                  ? last_layer.channel_wiring.traits()
+                                  : last_layer.wiring.traits();
+  const bool embed = first.embed_norm && options.layer(0).channel_wiring.traits().embed_norm;
+  if (norm_wanted(options.embed_norm, embed))
+    embed_norm_ = add_module(
+        "embed_norm", make_norm(options.layer(0).norm, options.width, random.child("embed_norm")));
+  build_blocks(options, setup, random);
+  if (norm_wanted(options.final_norm, last.final_norm))
+    final_norm_ = add_module("final_norm",
+                             make_norm(last_layer.norm, options.width, random.child("final_norm")));
+}
+
+void Stack::build_blocks(const ModelOptions& options, const Setup& setup,
+                         const RandomStream& random) {
+  Site site = base_site(options, setup, random);
+  site.length = setup.input.length > 0 ? tokens(setup.input.length) : 0;
+  depth_ = add_module("depth", options.depth_plan.make(site));
+  const DepthPlan plan = depth_->plan(options.depth);
+  order_ = plan.order;
+  site.depth = static_cast<int64_t>(order_.size());
+  const bool shared = options.position.traits().shared;
+  for (int64_t i = 0; i < plan.blocks; ++i) {
+    site.layer = i;
+    site.name = join_text("layers.", i);
+    site.random = random.child(site.name);
+    site.position = position_;
+    if (!shared && i > 0) {
+      PositionSite where = position_site(site);
+      site.position = add_module(site.name + ".position", options.position.make(where));
+    }
+    blocks_.push_back(
+        add_module(site.name, std::make_shared<Block>(options.layer(i), site, setup.cross)));
+  }
+  for (size_t i = 0; i < order_.size(); ++i) names_.push_back(join_text("layers.", i));
+}
+
+Tensor Stack::positions_of(const Stream& stream, const std::vector<State>* states) {
+  const int64_t n = stream.x.size(1);
+  if (states) {
+    const State& state = states->front();
+    const int64_t start = state.common_length();
+    if (start < 0 || stream.valid.defined()) return state.next_positions(n, stream.valid);
+    return at::arange(start, start + n, at::kLong);
+  }
+  if (!cached_positions_.defined() || cached_positions_.size(0) != n ||
+      cached_positions_.device() != stream.x.device())
+    cached_positions_ = at::arange(n, at::TensorOptions(at::kLong).device(stream.x.device()));
+  return cached_positions_;
+}
+
+void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>* states) {
+  stream.place = "stem";
+  stream.x = stem_->forward(input, stream);
+  if (cls_.defined()) {
+    const Tensor cls = cls_.expand({stream.x.size(0), 1, -1}).to(stream.x.scalar_type());
+    stream.x = at::cat({cls, stream.x}, 1);
+    if (stream.valid.defined())
+      stream.valid = at::cat({at::ones_like(stream.valid.slice(1, 0, 1)), stream.valid}, 1);
+  }
+  if (!stream.positions.defined()) stream.positions = positions_of(stream, states);
+  stream.x = conditioning_->forward(stream.x, stream);
+  stream.x = added_position_->add(position_->add(stream.x, stream.positions), stream.positions);
+  if (training() && dropout_ > 0.0) stream.x = at::dropout(stream.x, dropout_, true);
+  if (embed_norm_) stream.x = embed_norm_->forward(stream.x, stream.valid);
+  stream.show("output", stream.x);
+}
+
+void Stack::forward(const Tensor& input, Stream& stream, std::vector<State>* states) {
+  embed(input, stream, states);
+  size_t next_state = 0;
+  const auto apply = [&](int64_t application) {
+    Block& block = *blocks_[static_cast<size_t>(order_[static_cast<size_t>(application)])];
+    State* here = states ? &(*states)[next_state] : nullptr;
+    next_state += static_cast<size_t>(block.states_per_application());
+    block.forward(stream, here, names_[static_cast<size_t>(application)]);
+  };
+  depth_->run(stream, apply, static_cast<int64_t>(order_.size()));
+  if (final_norm_) stream.x = final_norm_->forward(stream.x, stream.valid);
+  stream.place = "final";
+  stream.show("output", stream.x);
+}
+
+std::vector<State> Stack::make_states(int64_t batch, int64_t capacity, at::ScalarType type) const {
+  std::vector<State> all;
+  for (const int64_t index : order_)
+    for (State& state : blocks_[static_cast<size_t>(index)]->make_states(batch, capacity, type))
+      all.push_back(std::move(state));
+  return all;
+}
+
+void Stack::commit(std::vector<State>& states, const Tensor& kept) {
+  size_t next = 0;
+  for (const int64_t index : order_) {
+    Block& block = *blocks_[static_cast<size_t>(index)];
+    block.mixer().commit(states[next], kept);
+    // The states of cross-attention do not change while decoding.
+    if (block.states_per_application() == 2) states[next + 1].rollback();
+    next += static_cast<size_t>(block.states_per_application());
+  }
+}
+
+}  // namespace formwork

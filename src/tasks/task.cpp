@@ -1,0 +1,63 @@
+#include "tasks/task.h"
+
+namespace formwork {
+
+LossSum cross_entropy_sum(const Tensor& logits, const Tensor& target) {
+  LossSum loss;
+  loss.count = static_cast<double>(target.ge(0).sum().item<int64_t>());
+  loss.sum =
+      at::cross_entropy_loss(logits.flatten(0, -2), target.flatten(), {}, at::Reduction::Sum, -1);
+  return loss;
+}
+
+double Task::target_count(const Batch& batch) const {
+  if (batch.target.is_floating_point()) return static_cast<double>(batch.target.numel());
+  return static_cast<double>(batch.target.ge(0).sum().item<int64_t>());
+}
+
+LossSum Task::loss(const Tensor& output, const Batch& batch) const {
+  if (form().output.kind != OutputForm::Kind::values)
+    return cross_entropy_sum(output, batch.target);
+  LossSum loss;
+  loss.count = static_cast<double>(batch.target.numel());
+  loss.sum = (output - batch.target).square().sum();
+  return loss;
+}
+
+MetricSums Task::metric_sums(const Tensor& output, const Batch& batch) const {
+  if (form().output.kind == OutputForm::Kind::values) {
+    const Tensor error = output - batch.target;
+    return {{"squared", error.square().sum().item<double>()},
+            {"absolute", error.abs().sum().item<double>()},
+            {"count", static_cast<double>(error.numel())}};
+  }
+  const Tensor counted = batch.target.ge(0);
+  const Tensor right = output.argmax(-1).eq(batch.target).logical_and(counted);
+  return {{"right", static_cast<double>(right.sum().item<int64_t>())},
+          {"count", static_cast<double>(counted.sum().item<int64_t>())}};
+}
+
+std::map<std::string, double> Task::metrics(const MetricSums& sums) const {
+  const double count = sums.at("count");
+  if (form().output.kind == OutputForm::Kind::values)
+    return {{"mse", sums.at("squared") / count}, {"mae", sums.at("absolute") / count}};
+  return {{"accuracy", sums.at("right") / count}};
+}
+
+std::vector<int64_t> Task::encode(const std::string&) const {
+  refuse("task.kind",
+         "this task has no text to read; generate works with characters, bytes and "
+         "sequence tasks");
+}
+
+std::string Task::decode(const std::vector<int64_t>&) const {
+  refuse("task.kind",
+         "this task has no text to write; generate works with characters, bytes and "
+         "sequence tasks");
+}
+
+void Task::write_data(const std::string&, int64_t) {
+  refuse("task.kind", "this task reads files and makes none; generators: listops, sequence");
+}
+
+}  // namespace formwork
