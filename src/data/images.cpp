@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 constexpr size_t kMostUnpacked = size_t{2} << 30;
 constexpr int64_t kCifarClasses = 10;
 
-Place at_byte(const std::string& file, size_t byte) {
+DataPlace at_byte(const std::string& file, size_t byte) {
   return {file, 0, 0, static_cast<int64_t>(byte)};
 }
 
@@ -121,7 +121,7 @@ IdxArray parse_idx(std::string_view bytes, const std::string& file) {
   }
   if (bytes.size() < 4) refuse_at(at_byte(file, bytes.size()), "an IDX header needs 4 bytes");
   if (bytes[0] != 0 || bytes[1] != 0) {
-    refuse_at(at_byte(file, 0), quoted(bytes.substr(0, 2)), ", an IDX file begins with two zeros");
+    refuse_at(at_byte(file, 0), shown(bytes.substr(0, 2)), ", an IDX file begins with two zeros");
   }
   if (bytes[2] != 0x08) {
     refuse_at(at_byte(file, 2), "element type ", int{static_cast<uint8_t>(bytes[2])},
@@ -178,8 +178,11 @@ Images read_mnist(const std::string& images_path, const std::string& labels_path
 Images read_mnist_folder(const std::string& folder, Split split) {
   check(split != Split::validation, folder, "MNIST has no validation files");
   const std::string part = split == Split::train ? "train" : "t10k";
-  return read_mnist(find_in(folder, {part + "-images-idx3-ubyte", part + "-images.idx3-ubyte"}),
-                    find_in(folder, {part + "-labels-idx1-ubyte", part + "-labels.idx1-ubyte"}));
+  const std::string images =
+      find_in(folder, {part + "-images-idx3-ubyte", part + "-images.idx3-ubyte"});
+  const std::string labels =
+      find_in(folder, {part + "-labels-idx1-ubyte", part + "-labels.idx1-ubyte"});
+  return read_mnist(images, labels);
 }
 
 void parse_cifar10(std::string_view bytes, const std::string& file, Images& images) {
