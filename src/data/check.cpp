@@ -81,7 +81,7 @@ void check_idx(std::string_view bytes, const std::string& file, Findings& findin
       [](char a, char b) { return static_cast<uint8_t>(a) < static_cast<uint8_t>(b); });
   if (array.shape.size() == 1 && static_cast<uint8_t>(*high) > 9) {
     const auto byte = 8 + (high - array.bytes.begin());
-    const Place place = is_gzip(bytes) ? Place{file} : Place{file, 0, 0, byte};
+    const DataPlace place = is_gzip(bytes) ? DataPlace{file} : DataPlace{file, 0, 0, byte};
     findings.push_back({Severity::problem, place,
                         join_text("the label of item ", byte - 8, " is ",
                                   int{static_cast<uint8_t>(*high)}, ", 0 to 9 is needed")});
@@ -125,7 +125,7 @@ void check_table(std::string_view bytes, const std::string& file, Findings& find
     options.date_column.clear();
   }
   Problems problems(&findings);
-  const Table table = parse_table(bytes, file, options, problems);
+  const NumberTable table = parse_table(bytes, file, options, problems);
   problems.finish(file);
   if (table.rows() == 0) {
     findings.push_back({Severity::problem, {file}, "has a header but no usable rows"});
@@ -150,10 +150,11 @@ void check_text(std::string_view bytes, const std::string& file, Findings& findi
   }
   const std::string_view before = bytes.substr(0, invalid);
   const size_t line_start = before.rfind('\n') + 1;  // npos + 1 is 0
-  const Place place{file, std::count(before.begin(), before.end(), '\n') + 1,
-                    static_cast<int64_t>(invalid - line_start) + 1, static_cast<int64_t>(invalid)};
+  const DataPlace place{file, std::count(before.begin(), before.end(), '\n') + 1,
+                        static_cast<int64_t>(invalid - line_start) + 1,
+                        static_cast<int64_t>(invalid)};
   findings.push_back({Severity::problem, place,
-                      join_text(quoted(bytes.substr(invalid, 1)), " at byte ", invalid,
+                      join_text(quoted_bytes(bytes.substr(invalid, 1)), " at byte ", invalid,
                                 " is not valid UTF-8; the file can only be read as bytes")});
 }
 

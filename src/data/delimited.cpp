@@ -12,7 +12,7 @@ DelimitedReader::DelimitedReader(std::string_view text, char separator, std::str
   if (text_.starts_with("\xef\xbb\xbf")) position_ = line_start_ = 3;
 }
 
-Place DelimitedReader::here() const {
+DataPlace DelimitedReader::here() const {
   return {file_, line_, static_cast<int64_t>(position_ - line_start_) + 1,
           static_cast<int64_t>(position_)};
 }
@@ -49,7 +49,7 @@ void DelimitedReader::read_quoted(Field& field) {
     }
   }
   if (!at_line_end() && text_[position_] != separator_) {
-    refuse_at(here(), "a closing quote is followed by ", quoted(text_.substr(position_, 1)),
+    refuse_at(here(), "a closing quote is followed by ", quoted_bytes(text_.substr(position_, 1)),
               ", a separator or the end of the line is needed");
   }
 }

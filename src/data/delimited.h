@@ -12,7 +12,7 @@ namespace formwork {
 
 struct Field {
   std::string text;  // without its quotes
-  Place place;       // of its first byte
+  DataPlace place;   // of its first byte
 };
 
 /// Reads CSV or TSV records (RFC 4180: a field may be quoted, a quote inside is doubled, a quoted
@@ -32,7 +32,7 @@ class DelimitedReader {
   void read_quoted(Field& field);
   bool at_line_end() const;
   void skip_line_end();
-  Place here() const;
+  DataPlace here() const;
 
   std::string_view text_;
   char separator_;

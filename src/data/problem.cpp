@@ -4,14 +4,14 @@
 
 namespace formwork {
 
-std::string Place::text() const {
+std::string DataPlace::text() const {
   if (line > 0 && column > 0) return join_text(file, ":", line, ":", column);
   if (line > 0) return join_text(file, ":", line);
   if (byte >= 0) return join_text(file, ": byte ", byte);
   return file;
 }
 
-void Problems::add(const Place& place, const std::string& what) {
+void Problems::add(const DataPlace& place, const std::string& what) {
   if (findings_ == nullptr) throw DataError(place, what);
   if (count_++ < most_) findings_->push_back({Severity::problem, place, what});
 }
@@ -22,7 +22,7 @@ void Problems::finish(const std::string& file) {
       {Severity::problem, {file}, join_text("has ", count_ - most_, " more problems")});
 }
 
-std::string quoted(std::string_view text) {
+std::string quoted_bytes(std::string_view text) {
   constexpr size_t kMost = 40;
   constexpr char kHex[] = "0123456789abcdef";
   std::string result = "\"";

@@ -12,7 +12,7 @@ namespace formwork {
 
 /// A place in a file. Lines and columns count from 1 (0: not known), columns in bytes of the line;
 /// bytes count from 0 (-1: not known).
-struct Place {
+struct DataPlace {
   std::string file;
   int64_t line = 0;
   int64_t column = 0;
@@ -27,14 +27,14 @@ enum class Severity { summary, problem };
 /// Something that `data check` says about a file.
 struct Finding {
   Severity severity = Severity::problem;
-  Place place;
+  DataPlace place;
   std::string what;
 };
 
 /// An error (Fault::request) in a data file that knows its place.
 class DataError : public Error {
  public:
-  DataError(const Place& place, const std::string& what)
+  DataError(const DataPlace& place, const std::string& what)
       : Error(Fault::request, place.text() + ": " + what),
         finding_{Severity::problem, place, what} {}
   const Finding& finding() const { return finding_; }
@@ -44,7 +44,7 @@ class DataError : public Error {
 };
 
 template <class... Parts>
-[[noreturn]] void refuse_at(const Place& place, const Parts&... parts) {
+[[noreturn]] void refuse_at(const DataPlace& place, const Parts&... parts) {
   throw DataError(place, join_text(parts...));
 }
 
@@ -56,7 +56,7 @@ class Problems {
   explicit Problems(std::vector<Finding>* findings, size_t most = 20)
       : findings_(findings), most_(most) {}
 
-  void add(const Place& place, const std::string& what);
+  void add(const DataPlace& place, const std::string& what);
   size_t count() const { return count_; }
   /// Adds "and N more" where some were only counted.
   void finish(const std::string& file);
@@ -68,6 +68,6 @@ class Problems {
 };
 
 /// Any bytes as printable text in quotes, cut to about 40 characters, for messages.
-std::string quoted(std::string_view text);
+std::string quoted_bytes(std::string_view text);
 
 }  // namespace formwork

@@ -44,7 +44,7 @@ class TableParser {
   TableParser(const std::string& file, const TableOptions& options, Problems& problems)
       : file_(file), options_(options), problems_(problems) {}
 
-  Table parse(std::string_view text) {
+  NumberTable parse(std::string_view text) {
     DelimitedReader reader(text, options_.separator, file_);
     std::vector<Field> fields;
     if (!reader.next(fields)) refuse_at({file_}, "is empty, a header line is needed");
@@ -62,11 +62,11 @@ class TableParser {
       const std::string name(trimmed(fields[i].text));
       if (name.empty()) refuse_at(fields[i].place, "a column has no name");
       if (!names.insert(name).second) {
-        refuse_at(fields[i].place, "the column name ", quoted(name), " occurs twice");
+        refuse_at(fields[i].place, "the column name ", quoted_bytes(name), " occurs twice");
       }
       double number = 0;
       if (parse_number(name, number) || parse_date(name)) {
-        refuse_at(fields[i].place, quoted(name), " stands where a column's name is needed; ",
+        refuse_at(fields[i].place, quoted_bytes(name), " stands where a column's name is needed; ",
                   "the first line must be a header");
       }
       if (name == options_.date_column) {
@@ -75,10 +75,10 @@ class TableParser {
         table_.columns.push_back(name);
       }
     }
-    const Place header{file_, fields[0].place.line};
+    const DataPlace header{file_, fields[0].place.line};
     if (!options_.date_column.empty() && date_ == kNoDate) {
-      refuse_at(header, "there is no column ", quoted(options_.date_column), "; the columns are ",
-                column_names());
+      refuse_at(header, "there is no column ", quoted_bytes(options_.date_column),
+                "; the columns are ", column_names());
     }
     if (table_.columns.empty()) refuse_at(header, "there is no numeric column");
   }
@@ -86,7 +86,7 @@ class TableParser {
   std::string column_names() const {
     std::string names;
     for (const std::string& name : table_.columns) {
-      names += (names.empty() ? "" : ", ") + quoted(name);
+      names += (names.empty() ? "" : ", ") + quoted_bytes(name);
       if (names.size() > 200) return names + ", ...";
     }
     return names;
@@ -111,12 +111,12 @@ class TableParser {
   void read_date(const Field& field) {
     const auto seconds = parse_date(trimmed(field.text));
     if (!seconds) {
-      problems_.add(field.place, join_text(quoted(field.text),
+      problems_.add(field.place, join_text(quoted_bytes(field.text),
                                            " is not a date; "
                                            "YYYY-MM-DD HH:MM:SS is needed"));
     } else if (!table_.seconds.empty() && *seconds <= table_.seconds.back()) {
       problems_.add(field.place,
-                    join_text(quoted(field.text), " is not later than the row before it"));
+                    join_text(quoted_bytes(field.text), " is not later than the row before it"));
     }
     const int64_t before = table_.seconds.empty() ? 0 : table_.seconds.back();
     table_.seconds.push_back(seconds.value_or(before));
@@ -127,10 +127,10 @@ class TableParser {
     double number = 0;
     if (parse_number(text, number)) return number;
     if (!is_missing(text)) {
-      problems_.add(field.place,
-                    join_text(quoted(field.text), " in column ", quoted(name), " is not a number"));
+      problems_.add(field.place, join_text(quoted_bytes(field.text), " in column ",
+                                           quoted_bytes(name), " is not a number"));
     } else if (options_.missing == Missing::refuse) {
-      problems_.add(field.place, join_text("the value of column ", quoted(name),
+      problems_.add(field.place, join_text("the value of column ", quoted_bytes(name),
                                            " is missing; choose a rule that fills such cells"));
     }
     return kAbsent;
@@ -150,7 +150,7 @@ class TableParser {
         sum += cell(r);
       }
       if (present == 0 && rows > 0) {
-        refuse_at({file_}, "the column ", quoted(table_.columns[static_cast<size_t>(c)]),
+        refuse_at({file_}, "the column ", quoted_bytes(table_.columns[static_cast<size_t>(c)]),
                   " holds no value at all");
       }
       double value = first;
@@ -166,7 +166,7 @@ class TableParser {
   const std::string& file_;
   const TableOptions& options_;
   Problems& problems_;
-  Table table_;
+  NumberTable table_;
   size_t width_ = 0;
   size_t date_ = kNoDate;
 };
@@ -184,7 +184,7 @@ TableSplit with_context(int64_t train, int64_t validation, int64_t test, int64_t
 
 }  // namespace
 
-int64_t Table::column(std::string_view name) const {
+int64_t NumberTable::column(std::string_view name) const {
   const auto at = std::find(columns.begin(), columns.end(), name);
   if (at != columns.end()) return at - columns.begin();
   std::string names;
@@ -192,7 +192,7 @@ int64_t Table::column(std::string_view name) const {
   refuse("table", "there is no column \"", name, "\"; the columns are ", names);
 }
 
-int64_t Table::step_seconds() const {
+int64_t NumberTable::step_seconds() const {
   std::map<int64_t, int64_t> counts;
   for (size_t i = 1; i < seconds.size(); ++i) ++counts[seconds[i] - seconds[i - 1]];
   int64_t best = 0, most = 0;
@@ -202,14 +202,14 @@ int64_t Table::step_seconds() const {
   return best;
 }
 
-Table parse_table(std::string_view text, const std::string& file, const TableOptions& options,
-                  Problems& problems) {
+NumberTable parse_table(std::string_view text, const std::string& file, const TableOptions& options,
+                        Problems& problems) {
   return TableParser(file, options, problems).parse(text);
 }
 
-Table read_table(const std::string& path, const TableOptions& options) {
+NumberTable read_table(const std::string& path, const TableOptions& options) {
   Problems strict;
-  Table table = parse_table(read_filled_file(path), path, options, strict);
+  NumberTable table = parse_table(read_filled_file(path), path, options, strict);
   check(table.rows() > 0, path, "has a header but no rows");
   return table;
 }
@@ -249,7 +249,7 @@ void Scaling::revert(std::span<double> rows) const {
   }
 }
 
-Scaling fit_scaling(const Table& table, Range rows) {
+Scaling fit_scaling(const NumberTable& table, Interval rows) {
   check(rows.begin >= 0 && rows.begin < rows.end && rows.end <= table.rows(), "scaling", "rows ",
         rows.begin, " to ", rows.end, " are not a part of a table of ", table.rows());
   Scaling scaling;

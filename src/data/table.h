@@ -23,7 +23,7 @@ struct TableOptions {
 };
 
 /// Rows of numbers.
-struct Table {
+struct NumberTable {
   std::vector<std::string> columns;  // without the date column
   std::vector<double> values;        // [rows, columns]
   std::vector<int64_t> seconds;      // [rows] since 1970; empty without a date column
@@ -43,16 +43,16 @@ struct Table {
 
 /// Parses a CSV text with a header; `file` names it in errors (file:line:column). Cells that
 /// cannot be used go to `problems`.
-Table parse_table(std::string_view text, const std::string& file, const TableOptions& options,
-                  Problems& problems);
+NumberTable parse_table(std::string_view text, const std::string& file, const TableOptions& options,
+                        Problems& problems);
 
 /// Reads a CSV file; the first problem is an error, as is a table without rows.
-Table read_table(const std::string& path, const TableOptions& options = {});
+NumberTable read_table(const std::string& path, const TableOptions& options = {});
 
 struct TableSplit {
-  Range train;
-  Range validation;
-  Range test;
+  Interval train;
+  Interval validation;
+  Interval test;
 };
 
 /// ETT's split: 12, 4 and 4 months of 30 days; `step_seconds` between rows (3600 for ETTh, 900 for
@@ -71,6 +71,6 @@ struct Scaling {
   void apply(std::span<double> rows) const;   // [rows, columns], in place
   void revert(std::span<double> rows) const;  // the inverse
 };
-Scaling fit_scaling(const Table& table, Range rows);
+Scaling fit_scaling(const NumberTable& table, Interval rows);
 
 }  // namespace formwork

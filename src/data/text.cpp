@@ -58,7 +58,7 @@ std::vector<char32_t> decode_utf8(std::string_view text, const std::string& file
   for (size_t i = 0; i < text.size();) {
     const size_t size = decode_one(text, i, character);
     if (size == 0) {
-      refuse_at({file, 0, 0, static_cast<int64_t>(i)}, quoted(text.substr(i, 1)),
+      refuse_at({file, 0, 0, static_cast<int64_t>(i)}, quoted_bytes(text.substr(i, 1)),
                 " is not valid UTF-8; read the text as bytes or convert it");
     }
     result.push_back(character);
@@ -194,13 +194,13 @@ std::string TextData::decode(std::span<const int64_t> ids) const {
   return text;
 }
 
-Range TextData::train_range(double fraction) const {
+Interval TextData::train_range(double fraction) const {
   check(fraction > 0 && fraction < 1, "text", "the fraction for validation is ", fraction,
         ", a number between 0 and 1 is needed");
   return {0, size() - static_cast<int64_t>(static_cast<double>(size()) * fraction)};
 }
 
-Range TextData::validation_range(double fraction) const {
+Interval TextData::validation_range(double fraction) const {
   return {train_range(fraction).end, size()};
 }
 

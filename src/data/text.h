@@ -45,7 +45,7 @@ class CharacterVocabulary {
 };
 
 /// A half-open range of positions.
-struct Range {
+struct Interval {
   int64_t begin = 0;
   int64_t end = 0;
   int64_t size() const { return end - begin; }
@@ -71,8 +71,8 @@ class TextData {
   std::vector<int64_t> encode(std::string_view text) const;
   std::string decode(std::span<const int64_t> ids) const;
   /// The first part for training and the last `fraction` (0 < fraction < 1) for validation.
-  Range train_range(double fraction) const;
-  Range validation_range(double fraction) const;
+  Interval train_range(double fraction) const;
+  Interval validation_range(double fraction) const;
 
  private:
   TextUnit unit_ = TextUnit::bytes;
