@@ -330,7 +330,12 @@ void OptionSet::require(const std::string& key, std::function<bool()> holds,
   rules_.push_back({key, sentence, std::move(holds)});
 }
 
+void OptionSet::add_open(std::function<void(const Value&, const std::string& path)> read) {
+  open_ = std::move(read);
+}
+
 void OptionSet::read(const Value& table, const std::string& path) {
+  if (open_) return open_(table, path);
   const Table* entries = table.get<Table>();
   check(entries != nullptr || table.is_null(), where_of(table, path), "found ", table.kind(),
         "; valid: a table");
@@ -354,6 +359,7 @@ void OptionSet::read(const Value& table, const std::string& path) {
 }
 
 Value OptionSet::write() const {
+  if (!written_.is_null()) return written_;
   Table table;
   for (const Entry& entry : entries_) {
     Value value = entry.write();

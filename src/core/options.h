@@ -102,6 +102,10 @@ class OptionSet {
                 std::function<void()> clear);
   /// A value kept as written, for parts read elsewhere.
   void add_raw(const std::string& key, Value& value, const std::string& help);
+  /// Reads the whole table by itself instead of key by key; for elements of a list.
+  void add_open(std::function<void(const Value&, const std::string& path)> read);
+  /// Writes this table's entries, for the elements that add_open reads.
+  void add_written(Value table) { written_ = std::move(table); }
   /// A rule over several keys, checked after reading: `key` names the culprit.
   void require(const std::string& key, std::function<bool()> holds, const std::string& sentence);
 
@@ -125,6 +129,8 @@ class OptionSet {
   void add_ranged(const std::string& key, T& value, const std::string& help, Range<T> range);
   std::vector<Entry> entries_;
   std::vector<Rule> rules_;
+  std::function<void(const Value&, const std::string& path)> open_;
+  Value written_;
 };
 
 /// Reads `"kind"` or `{ kind = "...", options... }` into a choice; options not named keep their

@@ -1,0 +1,46 @@
+#include "training/evaluation.h"
+
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+#include "training/precision.h"
+
+namespace formwork {
+
+void match_type(Batch& batch, at::ScalarType type) {
+  for (Tensor* tensor : {&batch.input.input, &batch.target, &batch.input.timestamps})
+    if (tensor->defined() && tensor->is_floating_point()) *tensor = tensor->to(type);
+}
+
+std::map<std::string, double> evaluate(Model& model, Task& task, const EvaluationRequest& request,
+                                       Processes& processes) {
+  // Not inference mode: tables cached now (rotary) are used in training again.
+  const c10::NoGradGuard no_grad;
+  const int64_t all = task.validation_items();
+  const int64_t items = request.items > 0 ? std::min(request.items, all) : all;
+  const int64_t batches = (items + request.batch - 1) / request.batch;
+  double sum = 0.0, count = 0.0;
+  MetricSums sums;
+  for (int64_t b = processes.rank(); b < batches; b += processes.size()) {
+    const int64_t first = b * request.batch;
+    Batch batch = task.validation_batch(first, std::min(request.batch, items - first));
+    match_type(batch, model.type());
+    const PrecisionGuard precision(request.precision);
+    const ModelOutput out = model.forward(batch.input);
+    const LossSum loss = task.loss(out.y, batch);
+    sum += loss.sum.item<double>();
+    count += loss.count;
+    for (const auto& [name, value] : task.metric_sums(out.y, batch)) sums[name] += value;
+  }
+  if (processes.size() > 1) {
+    sums = processes.sum(sums);
+    sum = processes.sum(sum);
+    count = processes.sum(count);
+  }
+  std::map<std::string, double> result = task.metrics(sums);
+  result["validation_loss"] = sum / count;
+  return result;
+}
+
+}  // namespace formwork

@@ -1,0 +1,27 @@
+// Validation: the loss and the task's metrics of a model.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "tasks/task.h"
+#include "training/distributed.h"
+
+namespace formwork {
+
+/// How much to evaluate, and how.
+struct EvaluationRequest {
+  int64_t items = 0;  // the first of the validation items; 0 = all
+  int64_t batch = 32;
+  std::string precision = "float32";
+};
+
+/// "validation_loss" and the metrics of the task, over all processes together. The model must be in
+/// evaluation mode.
+std::map<std::string, double> evaluate(Model& model, Task& task, const EvaluationRequest& request,
+                                       Processes& processes);
+
+/// Floating-point inputs and targets follow the model's number type.
+void match_type(Batch& batch, at::ScalarType type);
+
+}  // namespace formwork

@@ -1,0 +1,139 @@
+#include "training/recipe.h"
+
+#include <filesystem>
+
+namespace formwork {
+
+void BudgetOptions::describe(OptionSet& o) {
+  o.add("steps", steps, "optimizer steps", at_least(1));
+  o.add("tokens", tokens, "tokens seen by the model", above(0));
+  o.add("seconds", seconds, "seconds of training, without evaluation", above(0));
+  o.add("flops", flops, "floating-point operations, counted as they are dispatched", above(0));
+}
+
+void EvaluateOptions::describe(OptionSet& o) {
+  o.add("every", every,
+        "steps between evaluations; 0 = ten times in a budget of steps, else at the end",
+        at_least(0));
+  o.add("items", items, "validation items used; 0 = all", at_least(0));
+  o.add("batch", batch, "items a batch; 0 = train.batch", at_least(0));
+}
+
+void CheckpointOptions::describe(OptionSet& o) {
+  o.add("every", every, "steps between checkpoints; 0 = where evaluations are", at_least(0));
+  o.add("keep", keep, "newest checkpoints kept", at_least(1));
+  o.add("best", best, "keep the best checkpoint by the task's main metric too");
+}
+
+void EarlyStopOptions::describe(OptionSet& o) {
+  o.add("patience", patience, "evaluations without improvement before training stops; 0 = never",
+        at_least(0));
+  o.add("min_delta", min_delta, "what counts as an improvement", at_least(0));
+}
+
+void TrainOptions::describe(OptionSet& o) {
+  o.add("batch", batch, "items a forward pass", at_least(1));
+  o.add("accumulate", accumulate, "forward passes whose gradients make one step", at_least(1));
+  o.add("seed", seed, "decides initialisation, data order and dropout", at_least(0));
+  o.add("precision", precision,
+        "float32; bfloat16: products in bfloat16 with float32 master weights; float64",
+        one_of({"float32", "bfloat16", "float64"}));
+  o.add("log_every", log_every, "steps between lines of metrics.jsonl", at_least(1));
+  o.add("prefetch", prefetch, "batches made ahead on another thread; 0 = none", between(0, 64));
+  o.add("threads", threads, "threads of the tensor library; 0 = its own choice", at_least(0));
+  o.add_group("budget", "when training ends", [this](OptionSet& i) { budget.describe(i); });
+  o.add_group("evaluate", "evaluation on validation data",
+              [this](OptionSet& i) { evaluate.describe(i); });
+  o.add_group("checkpoint", "what is kept on disk",
+              [this](OptionSet& i) { checkpoint.describe(i); });
+  o.add_group("early_stop", "stopping when nothing improves",
+              [this](OptionSet& i) { early_stop.describe(i); });
+}
+
+void Recipe::describe(OptionSet& o) {
+  o.add("name", name, "names the run folder");
+  o.add("task", task, "what is learned, from which data");
+  o.add_group("model", "the Transformer", [this](OptionSet& i) { model.describe(i); });
+  o.add("optimizer", optimizer, "how gradients become steps");
+  o.add("schedule", schedule, "the learning rate over the course of training");
+  o.add_list(
+      "constraint", "what is enforced on gradients and weights",
+      [this](OptionSet& i) {
+        // A list element is a choice itself: its keys are read by the choice, kind first.
+        i.add_open([this](const Value& given, const std::string& path) {
+          Choice<Constraint> choice("none");
+          read_choice(choice, given, path);
+          constraints.push_back(choice);
+        });
+      },
+      [this] {
+        std::vector<std::function<void(OptionSet&)>> all;
+        for (Choice<Constraint>& choice : constraints)
+          all.emplace_back([&choice](OptionSet& i) { i.add_written(write_choice(choice)); });
+        return all;
+      },
+      [this] { constraints.clear(); });
+  o.add_group("train", "the loop", [this](OptionSet& i) { train.describe(i); });
+  o.add_raw("variant", variants, "named changes that compare trains beside the baseline");
+}
+
+std::shared_ptr<Task> Recipe::make_task() {
+  if (!made_task_) {
+    TaskSite site;
+    site.random = RandomStream(static_cast<uint64_t>(train.seed)).child("data");
+    made_task_ = task.make(site);
+  }
+  return made_task_;
+}
+
+void Recipe::settle(const Value& table) {
+  const Value none;
+  const Value* given = table.find("model");
+  const std::shared_ptr<Task> built = make_task();
+  model.settle(given ? *given : none, built->form());
+  validate(model, built->form());
+  if (!table.find("constraint"))
+    constraints = {Choice<Constraint>("weight_decay"), Choice<Constraint>("gradient_clipping")};
+  const bool own_schedule = optimizer.traits().own_schedule;
+  if (own_schedule && !table.find("schedule")) schedule.select("constant", "schedule.kind");
+  check(!own_schedule || schedule.traits().constant, "schedule.kind", "'", schedule.kind(),
+        "' beside optimizer.kind = '", optimizer.kind(),
+        "', which has a schedule of its own; valid: constant");
+  if (train.budget.empty()) train.budget.steps = 1000;
+  check(!schedule.traits().needs_total || !train.budget.empty(), "train.budget",
+        "is empty, but schedule.kind = '", schedule.kind(),
+        "' needs an end; give train.budget.steps");
+  if (train.evaluate.every == 0 && train.budget.steps)
+    train.evaluate.every = std::max<int64_t>(1, *train.budget.steps / 10);
+  if (train.checkpoint.every == 0) train.checkpoint.every = train.evaluate.every;
+  if (train.evaluate.batch == 0) train.evaluate.batch = train.batch;
+}
+
+Recipe Recipe::from(const Value& table, const std::string& source) {
+  check(table.find("task") != nullptr, source,
+        "has no [task] table; a recipe needs at least [task] with kind = \"listops\" or another "
+        "task");
+  Recipe recipe;
+  OptionSet set;
+  recipe.describe(set);
+  set.read(table, "");
+  recipe.settle(table);
+  return recipe;
+}
+
+Recipe Recipe::read(const std::string& path, const std::vector<std::string>& overrides) {
+  Value table = read_toml(path);
+  for (const std::string& assignment : overrides) set_by_path(table, assignment);
+  if (!table.find("name")) table["name"] = Value(std::filesystem::path(path).stem().string());
+  return from(table, path);
+}
+
+std::string Recipe::resolved() {
+  OptionSet set;
+  describe(set);
+  return "# Every key of this run, defaults written out: training it again gives the same "
+         "numbers.\n" +
+         write_toml(set.write());
+}
+
+}  // namespace formwork

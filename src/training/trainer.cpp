@@ -1,0 +1,237 @@
+#include "training/trainer.h"
+
+#include <c10/core/GradMode.h>
+
+#include <chrono>
+#include <cmath>
+
+#include "training/diagnosis.h"
+#include "training/evaluation.h"
+#include "training/flops.h"
+#include "training/precision.h"
+
+namespace formwork {
+namespace {
+
+double seconds_now() {
+  using Clock = std::chrono::steady_clock;
+  return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+at::ScalarType parameter_type(const std::string& precision) {
+  return precision == "float64" ? at::kDouble : at::kFloat;
+}
+
+}  // namespace
+
+Trainer::Trainer(Recipe& recipe, Processes& processes)
+    : recipe_(recipe), processes_(processes), task_(recipe.make_task()) {
+  model_ = std::make_shared<Model>(recipe.model, task_->form(),
+                                   static_cast<uint64_t>(recipe.train.seed));
+  model_->to(parameter_type(recipe.train.precision));
+  parameters_ = model_->parameters();
+  ConstraintSite constraint_site;
+  for (const Choice<Constraint>& choice : recipe.constraints) {
+    constraints_.push_back(choice.make(constraint_site));
+    constraints_.back()->prepare(parameters_);
+  }
+  OptimizerSite optimizer_site;
+  optimizer_site.parameters = parameters_;
+  optimizer_ = recipe.optimizer.make(optimizer_site);
+  ScheduleSite schedule_site;
+  schedule_ = recipe.schedule.make(schedule_site);
+}
+
+Trainer::~Trainer() = default;
+
+int64_t Trainer::tokens_per_step() const {
+  if (progress_.step == 0) return 0;
+  return static_cast<int64_t>(progress_.tokens / static_cast<double>(progress_.step));
+}
+
+double Trainer::fraction() const {
+  const BudgetOptions& budget = recipe_.train.budget;
+  double used = 0.0;
+  if (budget.steps)
+    used = std::max(used, static_cast<double>(progress_.step) / static_cast<double>(*budget.steps));
+  if (budget.tokens) used = std::max(used, progress_.tokens / *budget.tokens);
+  if (budget.seconds) used = std::max(used, progress_.seconds / *budget.seconds);
+  if (budget.flops) used = std::max(used, progress_.flops / *budget.flops);
+  return used;
+}
+
+bool Trainer::finished() const {
+  return fraction() >= 1.0;
+}
+
+int64_t Trainer::planned_steps() const {
+  const double used = fraction();
+  const BudgetOptions& budget = recipe_.train.budget;
+  const bool only_steps = budget.steps && !budget.tokens && !budget.seconds && !budget.flops;
+  if (only_steps) return *budget.steps;
+  if (used <= 0.0) return budget.steps.value_or(0);
+  return std::max<int64_t>(progress_.step,
+                           std::llround(static_cast<double>(progress_.step) / used));
+}
+
+int64_t Trainer::first_item(int64_t micro_batch) const {
+  // A step covers batch · accumulate · processes consecutive items; each process takes its share
+  // of them, so that 2 processes see what one with twice the batch sees.
+  const TrainOptions& train = recipe_.train;
+  const int64_t step = micro_batch / train.accumulate;
+  const int64_t part = processes_.rank() * train.accumulate + micro_batch % train.accumulate;
+  return (step * train.accumulate * processes_.size() + part) * train.batch;
+}
+
+void Trainer::start_data() {
+  data_ = std::make_unique<Prefetcher>(
+      *task_, [this](int64_t k) { return first_item(k); }, recipe_.train.batch,
+      progress_.step * recipe_.train.accumulate, recipe_.train.prefetch);
+}
+
+ModelOutput Trainer::run_model(const Batch& batch) {
+  const PrecisionGuard precision(recipe_.train.precision);
+  return model_->forward(batch.input);
+}
+
+double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
+  const RandomStream dropout = RandomStream(static_cast<uint64_t>(recipe_.train.seed))
+                                   .child("dropout")
+                                   .child(static_cast<uint64_t>(progress_.step));
+  double sum = 0.0;
+  for (size_t i = 0; i < batches.size(); ++i) {
+    // Dropout draws from PyTorch's default generator: set anew for every pass, its numbers are a
+    // function of seed, step and process, and a resumed run needs no generator state.
+    const size_t part = static_cast<size_t>(processes_.rank()) * batches.size() + i;
+    at::manual_seed(dropout.child(part).key());
+    const ModelOutput out = run_model(batches[i]);
+    const LossSum loss = task_->loss(out.y, batches[i]);
+    Tensor total = loss.sum / count;
+    for (const Tensor& extra : out.losses) total = total + extra * (loss.count / count);
+    const double value = total.item<double>();
+    if (!std::isfinite(value)) explain_bad_loss(value, batches);
+    total.backward();
+    sum += value;
+  }
+  return sum;
+}
+
+void Trainer::reduce_gradients() {
+  std::vector<Tensor> gradients;
+  for (const Parameter& parameter : parameters_) {
+    // A parameter that this process's batch did not touch still takes part in the sum.
+    if (!parameter.tensor.grad().defined())
+      parameter.tensor.mutable_grad() = at::zeros_like(parameter.tensor);
+    gradients.push_back(parameter.tensor.grad());
+  }
+  processes_.all_reduce_sum(gradients);
+}
+
+StepResult Trainer::step() {
+  const double start = seconds_now();
+  if (!data_) start_data();
+  std::vector<Batch> batches;
+  double count = 0.0;
+  double tokens = 0.0;
+  for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
+    batches.push_back(data_->next());
+    match_type(batches.back(), model_->type());
+    count += task_->target_count(batches.back());
+    tokens += static_cast<double>(batches.back().tokens);
+  }
+  count = processes_.sum(count);
+  if (!(count > 0.0))
+    fail("train", "no target to learn from in the batch of step ", progress_.step + 1);
+
+  // Shapes repeat from step to step, so counting one step is enough; counting costs time.
+  std::unique_ptr<FlopCounter> counter;
+  if (flops_per_step_ == 0.0) counter = std::make_unique<FlopCounter>();
+  StepResult result;
+  result.loss = processes_.sum(step_loss(batches, count));
+  if (counter) flops_per_step_ = counter->count() * static_cast<double>(processes_.size());
+  counter.reset();
+  if (processes_.size() > 1) reduce_gradients();
+
+  for (const auto& constraint : constraints_) {
+    constraint->before_step(parameters_);
+    result.gradient_norm = std::max(result.gradient_norm, constraint->last_norm());
+  }
+  const double factor = schedule_->factor(progress_.step, planned_steps());
+  optimizer_->step(factor);
+  result.rate = optimizer_->lr() * factor;
+  for (const auto& constraint : constraints_) constraint->after_step(parameters_, result.rate);
+  optimizer_->zero_grad();
+
+  progress_.step += 1;
+  progress_.tokens += tokens * static_cast<double>(processes_.size());
+  progress_.flops += flops_per_step_;
+  progress_.seconds += processes_.from_first(seconds_now() - start);
+  return result;
+}
+
+std::map<std::string, double> Trainer::evaluate() {
+  EvaluationRequest request;
+  request.items = recipe_.train.evaluate.items;
+  request.batch = recipe_.train.evaluate.batch;
+  request.precision = recipe_.train.precision;
+  model_->eval();
+  optimizer_->eval();
+  std::map<std::string, double> result = formwork::evaluate(*model_, *task_, request, processes_);
+  optimizer_->train();
+  model_->train();
+  return result;
+}
+
+std::map<std::string, Tensor> Trainer::model_tensors() {
+  return model_->named_tensors();
+}
+std::map<std::string, Tensor> Trainer::optimizer_tensors() {
+  return optimizer_->state();
+}
+
+void load_model(Model& model, const std::map<std::string, Tensor>& saved,
+                const std::string& where) {
+  const c10::NoGradGuard no_grad;
+  const std::map<std::string, Tensor> own = model.named_tensors();
+  for (const auto& [name, tensor] : own) {
+    const auto found = saved.find(name);
+    check(found != saved.end(), where, "has no tensor '", name,
+          "', which the recipe's model needs");
+    check(found->second.sizes() == tensor.sizes(), where, "tensor '", name, "' has shape ",
+          found->second.sizes(), ", but the recipe's model needs ", tensor.sizes());
+  }
+  for (const auto& [name, tensor] : saved)
+    check(own.count(name) > 0, where, "has a tensor '", name,
+          "' that the recipe's model does not know");
+  for (const auto& [name, tensor] : own) {
+    Tensor target = tensor;
+    target.copy_(saved.at(name));
+  }
+}
+
+void Trainer::restore(const std::map<std::string, Tensor>& model,
+                      const std::map<std::string, Tensor>& optimizer, const Progress& progress) {
+  load_model(*model_, model, "checkpoint");
+  optimizer_->eval();
+  optimizer_->load_state(optimizer);
+  optimizer_->train();
+  progress_ = progress;
+  if (progress_.step > 0) flops_per_step_ = progress_.flops / static_cast<double>(progress_.step);
+  data_.reset();
+}
+
+void Trainer::explain_bad_loss(double loss, const std::vector<Batch>& batches) {
+  const std::string culprit = first_bad_place(*model_, batches.front().input);
+  fail("train", "the loss is ", loss, " at step ", progress_.step + 1, "; ", culprit,
+       "; try a lower optimizer.lr, more warm-up (schedule.warmup) or train.precision = "
+       "\"float32\"");
+}
+
+void Trainer::check_memory() {
+  Batch batch = task_->training_batch(0, 1);
+  match_type(batch, model_->type());
+  const double item = bytes_of_pass(*model_, *task_, batch, recipe_.train.precision);
+  check_batch_fits(item, recipe_.train.batch, recipe_.train.accumulate, *model_);
+}
+
+}  // namespace formwork

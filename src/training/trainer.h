@@ -1,0 +1,84 @@
+// One model being trained: steps and evaluations, without files or screens.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "model/model.h"
+#include "training/distributed.h"
+#include "training/prefetch.h"
+#include "training/recipe.h"
+
+namespace formwork {
+
+/// What one step did.
+struct StepResult {
+  double loss = 0.0;           // mean over the targets of the whole step, all processes together
+  double rate = 0.0;           // learning rate used
+  double gradient_norm = 0.0;  // before clipping; 0 when no constraint measures it
+};
+
+/// Counters that a checkpoint carries.
+struct Progress {
+  int64_t step = 0;
+  double tokens = 0.0, flops = 0.0, seconds = 0.0;
+};
+
+class Trainer {
+ public:
+  /// Builds task, model and optimizer. `processes` outlives the trainer.
+  Trainer(Recipe& recipe, Processes& processes);
+  ~Trainer();
+
+  StepResult step();
+  /// Validation loss, the task's metrics; on all processes together.
+  std::map<std::string, double> evaluate();
+  /// Whether a budget is used up.
+  bool finished() const;
+  /// Part of the budget used, 0 to 1.
+  double fraction() const;
+  /// Planned number of steps; an estimate where the budget is not in steps, 0 before it is known.
+  int64_t planned_steps() const;
+  int64_t tokens_per_step() const;
+
+  std::map<std::string, Tensor> model_tensors();
+  std::map<std::string, Tensor> optimizer_tensors();
+  /// Puts tensors and counters back; refuses what does not fit, by name.
+  void restore(const std::map<std::string, Tensor>& model,
+               const std::map<std::string, Tensor>& optimizer, const Progress& progress);
+  /// The point to evaluate and save / to train at (they differ for averaging optimizers).
+  void settle_for_saving() { optimizer_->eval(); }
+  void go_on_training() { optimizer_->train(); }
+
+  const Progress& progress() const { return progress_; }
+  Model& model() { return *model_; }
+  Task& task() { return *task_; }
+  /// Refuses, with what would fit, when a step is going to need more memory than there is.
+  void check_memory();
+
+ private:
+  double step_loss(const std::vector<Batch>& batches, double count);
+  ModelOutput run_model(const Batch& batch);
+  void reduce_gradients();
+  [[noreturn]] void explain_bad_loss(double loss, const std::vector<Batch>& batches);
+  int64_t first_item(int64_t micro_batch) const;
+  void start_data();
+
+  Recipe& recipe_;
+  Processes& processes_;
+  std::shared_ptr<Task> task_;
+  std::shared_ptr<Model> model_;
+  std::vector<Parameter> parameters_;
+  std::shared_ptr<Optimizer> optimizer_;
+  std::shared_ptr<Schedule> schedule_;
+  std::vector<std::shared_ptr<Constraint>> constraints_;
+  std::unique_ptr<Prefetcher> data_;
+  Progress progress_;
+  double flops_per_step_ = 0.0;
+};
+
+/// Puts a saved model's tensors into a model; refuses missing, unknown and misshapen ones by name.
+void load_model(Model& model, const std::map<std::string, Tensor>& saved, const std::string& where);
+
+}  // namespace formwork
