@@ -154,7 +154,7 @@ void check_text(std::string_view bytes, const std::string& file, Findings& findi
                         static_cast<int64_t>(invalid - line_start) + 1,
                         static_cast<int64_t>(invalid)};
   findings.push_back({Severity::problem, place,
-                      join_text(quoted_bytes(bytes.substr(invalid, 1)), " at byte ", invalid,
+                      join_text(shown(bytes.substr(invalid, 1)), " at byte ", invalid,
                                 " is not valid UTF-8; the file can only be read as bytes")});
 }
 

@@ -49,7 +49,7 @@ void DelimitedReader::read_quoted(Field& field) {
     }
   }
   if (!at_line_end() && text_[position_] != separator_) {
-    refuse_at(here(), "a closing quote is followed by ", quoted_bytes(text_.substr(position_, 1)),
+    refuse_at(here(), "a closing quote is followed by ", shown(text_.substr(position_, 1)),
               ", a separator or the end of the line is needed");
   }
 }

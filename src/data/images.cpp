@@ -121,8 +121,7 @@ IdxArray parse_idx(std::string_view bytes, const std::string& file) {
   }
   if (bytes.size() < 4) refuse_at(at_byte(file, bytes.size()), "an IDX header needs 4 bytes");
   if (bytes[0] != 0 || bytes[1] != 0) {
-    refuse_at(at_byte(file, 0), quoted_bytes(bytes.substr(0, 2)),
-              ", an IDX file begins with two zeros");
+    refuse_at(at_byte(file, 0), shown(bytes.substr(0, 2)), ", an IDX file begins with two zeros");
   }
   if (bytes[2] != 0x08) {
     refuse_at(at_byte(file, 2), "element type ", int{static_cast<uint8_t>(bytes[2])},

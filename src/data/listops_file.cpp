@@ -34,8 +34,7 @@ std::optional<ListopsSample> parse_row(const std::vector<Field>& fields, Problem
   }
   const std::string& label = fields[1].text;
   if (label.size() != 1 || label[0] < '0' || label[0] > '9') {
-    problems.add(fields[1].place,
-                 join_text("Target is ", quoted_bytes(label), ", 0 to 9 is needed"));
+    problems.add(fields[1].place, join_text("Target is ", shown(label), ", 0 to 9 is needed"));
     return std::nullopt;
   }
   sample.label = label[0] - '0';
@@ -63,8 +62,8 @@ std::vector<ListopsSample> parse_listops_tsv(std::string_view text, const std::s
   std::vector<Field> fields;
   if (!reader.next(fields)) refuse_at({file}, "is empty, the header Source<TAB>Target is needed");
   if (fields.size() != 2 || fields[0].text != "Source" || fields[1].text != "Target") {
-    refuse_at(fields[0].place, "the header is ", quoted_bytes(fields[0].text), " with ",
-              fields.size(), " columns, Source<TAB>Target is needed");
+    refuse_at(fields[0].place, "the header is ", shown(fields[0].text), " with ", fields.size(),
+              " columns, Source<TAB>Target is needed");
   }
   std::vector<ListopsSample> samples;
   while (reader.next(fields)) {

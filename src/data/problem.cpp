@@ -22,7 +22,7 @@ void Problems::finish(const std::string& file) {
       {Severity::problem, {file}, join_text("has ", count_ - most_, " more problems")});
 }
 
-std::string quoted_bytes(std::string_view text) {
+std::string shown(std::string_view text) {
   constexpr size_t kMost = 40;
   constexpr char kHex[] = "0123456789abcdef";
   std::string result = "\"";

@@ -68,6 +68,6 @@ class Problems {
 };
 
 /// Any bytes as printable text in quotes, cut to about 40 characters, for messages.
-std::string quoted_bytes(std::string_view text);
+std::string shown(std::string_view text);
 
 }  // namespace formwork

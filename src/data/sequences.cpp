@@ -160,6 +160,8 @@ void check_sequence(const SequenceOptions& options) {
   }
   if (options.kind != SequenceKind::markov) return;
   check(options.order >= 0, kWhere, "order is ", options.order, ", at least 0 is needed");
+  check(options.length >= options.order, kWhere, "length is ", options.length,
+        ", but no token has its whole history of ", options.order, " tokens then");
   check(options.concentration > 0 && std::isfinite(options.concentration), kWhere,
         "concentration is ", options.concentration, ", a positive number is needed");
   check(table_rows(options) > 0, kWhere, options.symbols, " symbols and order ", options.order,

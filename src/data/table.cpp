@@ -62,11 +62,11 @@ class TableParser {
       const std::string name(trimmed(fields[i].text));
       if (name.empty()) refuse_at(fields[i].place, "a column has no name");
       if (!names.insert(name).second) {
-        refuse_at(fields[i].place, "the column name ", quoted_bytes(name), " occurs twice");
+        refuse_at(fields[i].place, "the column name ", shown(name), " occurs twice");
       }
       double number = 0;
       if (parse_number(name, number) || parse_date(name)) {
-        refuse_at(fields[i].place, quoted_bytes(name), " stands where a column's name is needed; ",
+        refuse_at(fields[i].place, shown(name), " stands where a column's name is needed; ",
                   "the first line must be a header");
       }
       if (name == options_.date_column) {
@@ -77,8 +77,8 @@ class TableParser {
     }
     const DataPlace header{file_, fields[0].place.line};
     if (!options_.date_column.empty() && date_ == kNoDate) {
-      refuse_at(header, "there is no column ", quoted_bytes(options_.date_column),
-                "; the columns are ", column_names());
+      refuse_at(header, "there is no column ", shown(options_.date_column), "; the columns are ",
+                column_names());
     }
     if (table_.columns.empty()) refuse_at(header, "there is no numeric column");
   }
@@ -86,7 +86,7 @@ class TableParser {
   std::string column_names() const {
     std::string names;
     for (const std::string& name : table_.columns) {
-      names += (names.empty() ? "" : ", ") + quoted_bytes(name);
+      names += (names.empty() ? "" : ", ") + shown(name);
       if (names.size() > 200) return names + ", ...";
     }
     return names;
@@ -111,12 +111,12 @@ class TableParser {
   void read_date(const Field& field) {
     const auto seconds = parse_date(trimmed(field.text));
     if (!seconds) {
-      problems_.add(field.place, join_text(quoted_bytes(field.text),
+      problems_.add(field.place, join_text(shown(field.text),
                                            " is not a date; "
                                            "YYYY-MM-DD HH:MM:SS is needed"));
     } else if (!table_.seconds.empty() && *seconds <= table_.seconds.back()) {
       problems_.add(field.place,
-                    join_text(quoted_bytes(field.text), " is not later than the row before it"));
+                    join_text(shown(field.text), " is not later than the row before it"));
     }
     const int64_t before = table_.seconds.empty() ? 0 : table_.seconds.back();
     table_.seconds.push_back(seconds.value_or(before));
@@ -127,10 +127,10 @@ class TableParser {
     double number = 0;
     if (parse_number(text, number)) return number;
     if (!is_missing(text)) {
-      problems_.add(field.place, join_text(quoted_bytes(field.text), " in column ",
-                                           quoted_bytes(name), " is not a number"));
+      problems_.add(field.place,
+                    join_text(shown(field.text), " in column ", shown(name), " is not a number"));
     } else if (options_.missing == Missing::refuse) {
-      problems_.add(field.place, join_text("the value of column ", quoted_bytes(name),
+      problems_.add(field.place, join_text("the value of column ", shown(name),
                                            " is missing; choose a rule that fills such cells"));
     }
     return kAbsent;
@@ -150,7 +150,7 @@ class TableParser {
         sum += cell(r);
       }
       if (present == 0 && rows > 0) {
-        refuse_at({file_}, "the column ", quoted_bytes(table_.columns[static_cast<size_t>(c)]),
+        refuse_at({file_}, "the column ", shown(table_.columns[static_cast<size_t>(c)]),
                   " holds no value at all");
       }
       double value = first;

@@ -58,7 +58,7 @@ std::vector<char32_t> decode_utf8(std::string_view text, const std::string& file
   for (size_t i = 0; i < text.size();) {
     const size_t size = decode_one(text, i, character);
     if (size == 0) {
-      refuse_at({file, 0, 0, static_cast<int64_t>(i)}, quoted_bytes(text.substr(i, 1)),
+      refuse_at({file, 0, 0, static_cast<int64_t>(i)}, shown(text.substr(i, 1)),
                 " is not valid UTF-8; read the text as bytes or convert it");
     }
     result.push_back(character);

@@ -4,44 +4,21 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 
 #include "core/error.h"
 #include "formats/atomic_file.h"
+#include "support/folder.h"
 
 namespace formwork {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// A folder of the test's own, removed at its end.
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (fs::temp_directory_path() / "formwork-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~Folder() { fs::remove_all(path_); }
-  std::string file(const std::string& name) const { return (path_ / name).string(); }
-  size_t count() const {
-    return static_cast<size_t>(std::distance(fs::directory_iterator(path_), {}));
-  }
-
- private:
-  fs::path path_;
-};
-
-std::string read(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 TEST(unit, tensors_every_type_round_trips) {
-  const Folder folder;
+  const TemporaryFolder folder;
   TensorMap tensors;
   for (const auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong, at::kInt,
                           at::kShort, at::kChar, at::kByte, at::kBool}) {
@@ -64,18 +41,18 @@ TEST(unit, tensors_every_type_round_trips) {
 }
 
 TEST(unit, atomic_file_keeps_the_old_file_until_commit) {
-  const Folder folder;
+  const TemporaryFolder folder;
   write_file_atomically(folder.file("a"), "old");
   {
     AtomicFile file(folder.file("a"));
     file.write("new");
-    EXPECT_EQ(read(folder.file("a")), "old");
+    EXPECT_EQ(folder.read("a"), "old");
   }
-  EXPECT_EQ(read(folder.file("a")), "old");
+  EXPECT_EQ(folder.read("a"), "old");
   EXPECT_EQ(folder.count(), 1u);
   fs::create_symlink(folder.file("a"), folder.file("link"));
   write_file_atomically(folder.file("link"), "new");
-  EXPECT_EQ(read(folder.file("a")), "new");
+  EXPECT_EQ(folder.read("a"), "new");
   EXPECT_TRUE(fs::is_symlink(folder.file("link")));
 }
 
@@ -100,9 +77,9 @@ class SizeLimit {
 };
 
 TEST(fault, tensors_a_full_disk_leaves_the_old_file) {
-  const Folder folder;
+  const TemporaryFolder folder;
   save_tensors(folder.file("a"), {{"x", at::ones({2})}});
-  const std::string before = read(folder.file("a"));
+  const std::string before = folder.read("a");
   std::string sentence;
   {
     const SizeLimit limit(4096);
@@ -116,7 +93,7 @@ TEST(fault, tensors_a_full_disk_leaves_the_old_file) {
   EXPECT_NE(sentence.find(folder.file("a")), std::string::npos) << sentence;
   EXPECT_NE(sentence.find("File too large"), std::string::npos) << sentence;
   EXPECT_NE(sentence.find("of the 800072 bytes needed"), std::string::npos) << sentence;
-  EXPECT_EQ(read(folder.file("a")), before);
+  EXPECT_EQ(folder.read("a"), before);
   EXPECT_EQ(folder.count(), 1u);
 }
 

@@ -29,7 +29,9 @@ std::string project_golden() {
   return (root / "tests" / "golden").string();
 }
 
-const char* foreign_root() { return setting("FORMWORK_GOLDEN_DIR"); }
+const char* foreign_root() {
+  return setting("FORMWORK_GOLDEN_DIR");
+}
 
 GoldenCase load_case(const std::string& path) {
   const SafetensorsFile file = SafetensorsFile::open(path);
