@@ -178,8 +178,11 @@ Images read_mnist(const std::string& images_path, const std::string& labels_path
 Images read_mnist_folder(const std::string& folder, Split split) {
   check(split != Split::validation, folder, "MNIST has no validation files");
   const std::string part = split == Split::train ? "train" : "t10k";
-  return read_mnist(find_in(folder, {part + "-images-idx3-ubyte", part + "-images.idx3-ubyte"}),
-                    find_in(folder, {part + "-labels-idx1-ubyte", part + "-labels.idx1-ubyte"}));
+  const std::string images =
+      find_in(folder, {part + "-images-idx3-ubyte", part + "-images.idx3-ubyte"});
+  const std::string labels =
+      find_in(folder, {part + "-labels-idx1-ubyte", part + "-labels.idx1-ubyte"});
+  return read_mnist(images, labels);
 }
 
 void parse_cifar10(std::string_view bytes, const std::string& file, Images& images) {

@@ -8,10 +8,12 @@
 
 #include "core/random.h"
 #include "data/refusal.h"
-#include "support/folder.h"
+#include "support/temporary_folder.h"
 
 namespace formwork {
 namespace {
+
+using test::TemporaryFolder;
 
 std::string big_endian(uint32_t value) {
   std::string text;

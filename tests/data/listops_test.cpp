@@ -10,10 +10,12 @@
 #include "core/random.h"
 #include "data/listops_file.h"
 #include "data/refusal.h"
-#include "support/folder.h"
+#include "support/temporary_folder.h"
 
 namespace formwork {
 namespace {
+
+using test::TemporaryFolder;
 
 const ListopsOptions kShort{10, 10, 20, 100, 7};
 

@@ -181,6 +181,7 @@ TEST(fault, sequences_options_are_refused) {
   options.order = 11;
   options.symbols = 2;
   EXPECT_REFUSED(SequenceSource{options}, "length is 10");
+  options.order = 1;
   options.concentration = 0;
   EXPECT_REFUSED(SequenceSource{options}, "concentration is 0");
   options = options_of(SequenceKind::copy, 1);

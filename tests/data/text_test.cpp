@@ -7,10 +7,12 @@
 
 #include "core/random.h"
 #include "data/refusal.h"
-#include "support/folder.h"
+#include "support/temporary_folder.h"
 
 namespace formwork {
 namespace {
+
+using test::TemporaryFolder;
 
 TEST(unit, text_characters) {
   const TextData data = TextData::parse(

@@ -10,10 +10,12 @@
 
 #include "core/error.h"
 #include "formats/atomic_file.h"
-#include "support/folder.h"
+#include "support/temporary_folder.h"
 
 namespace formwork {
 namespace {
+
+using test::TemporaryFolder;
 
 namespace fs = std::filesystem;
 

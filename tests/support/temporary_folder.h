@@ -24,6 +24,22 @@ class TemporaryFolder {
 
   std::string path() const { return path_.string(); }
   std::string file(const std::string& name) const { return (path_ / name).string(); }
+  /// Writes a file (and the folders it needs) and returns its path.
+  std::string write(const std::string& name, const std::string& bytes) const {
+    const std::filesystem::path path = path_ / name;
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+    return path.string();
+  }
+  std::string read(const std::string& name) const {
+    std::ifstream in(path_ / name, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  /// How many entries stand directly in the folder.
+  size_t count() const {
+    const std::filesystem::directory_iterator entries(path_);
+    return static_cast<size_t>(std::distance(begin(entries), end(entries)));
+  }
 
  private:
   std::filesystem::path path_;
