@@ -1,6 +1,7 @@
 #include "support/gradcheck.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -43,7 +44,7 @@ std::string gradient_mismatch(const std::function<at::Tensor()>& f, const NamedL
   const at::Tensor cotangent = normal_numbers(out.sizes(), stream.child("cotangent").random());
   (out * cotangent).sum().backward();
   const auto value = [&] {
-    const at::NoGradGuard no_grad;
+    const c10::NoGradGuard no_grad;
     return (f() * cotangent).sum().item<double>();
   };
   for (const auto& [name, leaf] : leaves) {
