@@ -60,7 +60,8 @@ int look(const std::string& path) {
     std::printf("%s: %s\n", finding.place.text().c_str(), finding.what.c_str());
     problems += finding.severity == Severity::problem;
   }
-  if (problems > 0) std::printf("%lld problems\n", static_cast<long long>(problems));
+  if (problems > 0)
+    std::printf("%lld problem%s\n", static_cast<long long>(problems), problems == 1 ? "" : "s");
   return problems > 0 ? 2 : 0;
 }
 
