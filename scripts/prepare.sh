@@ -193,13 +193,15 @@ build() {
   [ -z "${packages_stamp:-}" ] || printf '%s' "$packages_key" >"$packages_stamp"
 }
 show_build() {
-  local line status='' skip='' shown=''
+  local line status last skip='' shown=''
   while IFS= read -r line; do
     case $line in
+      "$1"*"Re-checking globbed"*) ;;  # each time, and at once
       "$1"*)
         if [ -t 2 ]; then
           status=${line#"$1"}
-          printf '\r\033[Kformwork: building %.80s' "${status%% *} ${status##*/}" >&2
+          last=${status#* }
+          printf '\r\033[Kformwork: building %.80s' "${status%% *} ${last##*/}" >&2
           shown=1
         fi ;;
       "ninja: Entering directory"* | "ninja: no work to do."* | "ninja: build stopped"* | "-- "*) ;;

@@ -9,6 +9,8 @@
 #include "core/build_info.h"
 #include "core/error.h"
 #include "core/registry.h"
+#include "training/distributed.h"
+#include "training/launch.h"
 
 namespace formwork {
 namespace {
@@ -69,6 +71,10 @@ int main(int argc, char** argv) {
   formwork::given_command_line.assign(argv, argv + argc);
   try {
     return formwork::run(argc, argv);
+  } catch (const formwork::ProcessGone& gone) {
+    if (gone.told()) return formwork::kOtherProcessDied;
+    std::fprintf(stderr, "formwork: %s\n", gone.what());
+    return 1;
   } catch (const formwork::Error& error) {
     std::fprintf(stderr, "formwork: %s\n", error.what());
     return error.fault() == formwork::Fault::request ? 2 : 1;

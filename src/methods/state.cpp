@@ -1,5 +1,9 @@
 #include "methods/state.h"
 
+#include <c10/core/GradMode.h>
+
+#include <utility>
+
 #include "core/error.h"
 
 namespace formwork {
@@ -26,7 +30,32 @@ Tensor State::next_positions(int64_t n, const Tensor& valid) const {
   return start + real.cumsum(1) - real;
 }
 
+void State::accept(const Tensor& x, const Tensor& valid) {
+  check(x.size(0) == batch(), owner_, "the state has ", batch(), " rows and the input ", x.size(0),
+        "; choose the rows with select(), or make a new state");
+  check(!valid.defined() || valid.sizes() == x.sizes().slice(0, 2), owner_, "valid has shape ",
+        valid.defined() ? valid.sizes() : at::IntArrayRef{}, "; valid: ", x.sizes().slice(0, 2),
+        ", one entry a token");
+  check(!(c10::GradMode::is_enabled() && x.requires_grad()), owner_,
+        "decoding with a state keeps no gradients, but the input wants one; decode under "
+        "c10::NoGradGuard or detach the input");
+  for (const auto& [name, tensor] : tensors) {
+    check(tensor.device() == x.device(), owner_, "the state lies on ", tensor.device().str(),
+          " and the input on ", x.device().str(), "; move the state with to()");
+    check(forgetting_ == Forgetting::snapshot || !tensor.is_floating_point() ||
+              tensor.scalar_type() == x.scalar_type(),
+          owner_, "the state holds ", tensor.scalar_type(), " and the input is ", x.scalar_type(),
+          "; make the state with the input's type, or convert it with to()");
+  }
+  expect_room(x.size(1), valid);
+  if (!in_block() || !overwrites()) return;
+  block_.inputs.push_back(x.detach());
+  block_.valid.push_back(valid.defined() ? valid.to(at::kCPU, at::kBool)
+                                         : at::ones({x.size(0), x.size(1)}, at::kBool));
+}
+
 void State::advance(int64_t n, const Tensor& valid) {
+  if (forgetting_ == Forgetting::fixed) return;
   // Out of place: a clone or an earlier reader may hold the old lengths.
   length = valid.defined() ? length + valid.to(at::kCPU, at::kLong).sum(1) : length + n;
 }
@@ -62,51 +91,64 @@ State State::merge(const std::vector<State>& parts) {
   merged.block_ = {};
   std::vector<Tensor> lengths;
   for (const State& part : parts) {
-    check(part.capacity_ == merged.capacity_ && part.tensors.size() == merged.tensors.size(),
+    check(part.owner_ == merged.owner_ && part.capacity_ == merged.capacity_ &&
+              part.tensors.size() == merged.tensors.size(),
           merged.owner_, "states of different capacity or kind cannot be merged");
     lengths.push_back(part.length);
   }
   merged.length = at::cat(lengths);
   for (auto& [name, tensor] : merged.tensors) {
     std::vector<Tensor> rows;
-    for (const State& part : parts) rows.push_back(part.tensors.at(name));
+    for (const State& part : parts) {
+      const Tensor& other = part.tensors.at(name);
+      check(other.sizes().slice(1) == tensor.sizes().slice(1), merged.owner_, "rows of ", name,
+            " with shapes ", tensor.sizes().slice(1), " and ", other.sizes().slice(1),
+            " cannot stand in one state");
+      rows.push_back(other);
+    }
     tensor = at::cat(rows);
   }
   return merged;
 }
 
 void State::restore(int64_t row, const State& other, int64_t from) {
-  for (auto& [name, tensor] : tensors)
-    tensor.select(0, row).copy_(other.tensors.at(name).select(0, from));
+  for (auto& [name, tensor] : tensors) {
+    const auto found = other.tensors.find(name);
+    check(found != other.tensors.end() && found->second.sizes().slice(1) == tensor.sizes().slice(1),
+          owner_, "row ", from, " of the other state has no ", name, " of shape ",
+          tensor.sizes().slice(1), "; restore from a state of the same kind and capacity");
+    tensor.select(0, row).copy_(found->second.select(0, from));
+  }
   length = length.clone();
   length.select(0, row).copy_(other.length.select(0, from));
 }
 
 void State::reset(int64_t row) {
-  if (forgetting_ != Forgetting::fixed)
-    for (auto& [name, tensor] : tensors) tensor.select(0, row).zero_();
+  for (auto& [name, tensor] : tensors) tensor.select(0, row).zero_();
   length = length.clone();
   length.select(0, row).zero_();
 }
 
+bool State::can_crop(const Tensor& n) const {
+  if (n.numel() == 0) return true;
+  const int64_t most = n.max().item<int64_t>();
+  if (forgetting_ == Forgetting::ring) return most <= slack_;
+  return forgetting_ != Forgetting::snapshot || most == 0;
+}
+
 void State::crop(const Tensor& n) {
-  if (n.numel() == 0 || n.max().item<int64_t>() == 0) return;
+  check(n.sizes() == length.sizes(), owner_, "tokens to forget have shape ", n.sizes(),
+        "; valid: ", length.sizes(), ", one number a row");
+  if (forgetting_ == Forgetting::fixed || n.numel() == 0) return;
   check(n.min().item<int64_t>() >= 0 && (n <= length).all().item<bool>(), owner_,
-        "cannot forget more tokens than the row has");
-  switch (forgetting_) {
-    case Forgetting::append_only:
-      length = length - n;
-      return;
-    case Forgetting::fixed:
-      return;
-    case Forgetting::ring:
-      check(n.max().item<int64_t>() <= slack_, owner_, "a ring with slack ", slack_,
-            " cannot forget ", n.max().item<int64_t>(), " tokens; make the state with more slack");
-      length = length - n;
-      return;
-    case Forgetting::snapshot:
+        "cannot forget fewer than 0 tokens or more than the row has");
+  if (!can_crop(n)) {
+    if (forgetting_ == Forgetting::snapshot)
       refuse(owner_, "a recurrent state cannot forget tokens; use begin() and commit()");
+    refuse(owner_, "a ring with slack ", slack_, " cannot forget ", n.max().item<int64_t>(),
+           " tokens; make the state with more slack, or use begin() and commit()");
   }
+  length = length - n;
 }
 
 int64_t State::bytes() const {
@@ -129,27 +171,51 @@ std::map<std::string, Tensor> State::serialise() const {
 }
 
 void State::deserialise(const std::map<std::string, Tensor>& from) {
-  for (auto& [name, tensor] : serialise()) {
+  const auto& saved_length = from.find("length");
+  check(saved_length != from.end() && saved_length->second.dim() == 1, owner_,
+        "the saved state has no 'length' of shape [B]");
+  const int64_t rows = saved_length->second.size(0);
+  std::map<std::string, Tensor> read;
+  for (const auto& [name, tensor] : tensors) {
     const auto found = from.find(name);
     check(found != from.end(), owner_, "the saved state has no tensor '", name, "'");
-    check(found->second.sizes().slice(1) == tensor.sizes().slice(1), owner_, "saved tensor '", name,
-          "' has shape ", found->second.sizes(), " where ", tensor.sizes(), " is needed");
+    const Tensor& saved = found->second;
+    check(saved.dim() == tensor.dim() && saved.size(0) == rows &&
+              saved.sizes().slice(1) == tensor.sizes().slice(1),
+          owner_, "saved tensor '", name, "' has shape ", saved.sizes(), " where ", rows,
+          " rows of ", tensor.sizes().slice(1), " are needed");
+    read.emplace(name, saved.to(tensor.options(), /*non_blocking=*/false, /*copy=*/true));
   }
-  for (auto& [name, tensor] : tensors) tensor = from.at(name).clone();
-  length = from.at("length").clone();
+  // What a fixed state reads is made on first use: it takes what was saved.
+  if (forgetting_ == Forgetting::fixed && tensors.empty())
+    for (const auto& [name, tensor] : from)
+      if (name != "length") read.emplace(name, tensor.clone());
+  tensors = std::move(read);
+  length = saved_length->second.to(at::kCPU, at::kLong).clone();
+  block_ = {};
 }
 
 void State::begin() {
   check(!in_block(), owner_, "begin inside an open block; commit or roll back first");
-  block_.snapshot.push_back(clone());
+  block_.length = length;
+  if (overwrites())
+    for (const auto& [name, tensor] : tensors) block_.tensors.emplace(name, tensor.clone());
 }
 
 void State::rollback() {
   check(in_block(), owner_, "rollback without begin");
-  State start = std::move(block_.snapshot.front());
-  block_ = {};
-  tensors = std::move(start.tensors);
-  length = std::move(start.length);
+  Block block = end_block();
+  if (overwrites()) tensors = std::move(block.tensors);
+  length = std::move(block.length);
+}
+
+Tensor State::fed() const {
+  check(in_block(), owner_, "no block is open; call begin() before the tokens that may be dropped");
+  return length - block_.length;
+}
+
+State::Block State::end_block() {
+  return std::exchange(block_, Block{});
 }
 
 }  // namespace formwork

@@ -15,7 +15,7 @@ using at::Tensor;
 enum class Forgetting {
   append_only,  // keys and values by position: shorten the length
   ring,         // the last W + slack inputs: at most `slack` tokens
-  fixed,        // read-only (cross-attention): nothing to forget
+  fixed,        // read-only (cross-attention): nothing to forget, no length
   snapshot      // recurrent: only by begin() / commit()
 };
 
@@ -40,7 +40,11 @@ class State {
   /// Positions [B,n] of the next n tokens; an invalid token (valid [B,n] false) does not advance
   /// its row and gets the position of the next valid one.
   Tensor next_positions(int64_t n, const Tensor& valid) const;
-  /// Adds the valid tokens to every row's length.
+  /// What every mixer calls before it reads the state: refuses inputs x [B,n,D] of other rows, type
+  /// or device than the state's, inputs that want gradients and more tokens than fit; remembers x
+  /// where an open block may have to replay it.
+  void accept(const Tensor& x, const Tensor& valid);
+  /// Adds the valid tokens to every row's length, which a fixed state does not count.
   void advance(int64_t n, const Tensor& valid);
   /// Refuses when any row would hold more than `capacity` after n more (valid) tokens.
   void expect_room(int64_t n, const Tensor& valid) const;
@@ -63,20 +67,31 @@ class State {
   std::map<std::string, Tensor> serialise() const;
   void deserialise(const std::map<std::string, Tensor>& from);
 
-  /// The input of every forward since begin(), for replay; see Mixer::commit.
+  /// What a state needs to go back to begin(), and the inputs since then, for replay.
   struct Block {
-    std::vector<State> snapshot;  // one element: the state at begin()
-    std::vector<Tensor> inputs;   // each [B,n,D]
-    std::vector<Tensor> valid;
+    Tensor length;                          // at begin()
+    std::map<std::string, Tensor> tensors;  // at begin(); empty where going back needs no copy
+    std::vector<Tensor> inputs;             // each [B,n,D]
+    std::vector<Tensor> valid;              // each [B,n] bool
   };
-  /// Starts a speculative block: until commit or rollback the state can go back.
+  /// Starts a speculative block: until commit or rollback the state can go back. States that keep
+  /// their tokens by position copy nothing.
   void begin();
   /// Back to begin().
   void rollback();
-  bool in_block() const { return !block_.snapshot.empty(); }
-  Block& block() { return block_; }
+  bool in_block() const { return block_.length.defined(); }
+  /// Tokens [B] that each row consumed since begin().
+  Tensor fed() const;
+  /// Whether crop(n) can be done.
+  bool can_crop(const Tensor& n) const;
+  /// Ends the block and hands it over; the state stays as it is.
+  Block end_block();
 
  private:
+  /// Whether going back needs a copy of the tensors.
+  bool overwrites() const {
+    return forgetting_ == Forgetting::ring || forgetting_ == Forgetting::snapshot;
+  }
   std::string owner_;
   Forgetting forgetting_;
   int64_t capacity_;

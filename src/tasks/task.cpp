@@ -1,12 +1,20 @@
 #include "tasks/task.h"
 
 namespace formwork {
+namespace {
+
+/// Sums over a batch need more digits than 16-bit numbers have.
+Tensor at_least_float(const Tensor& x) {
+  return x.element_size() < 4 ? x.to(at::kFloat) : x;
+}
+
+}  // namespace
 
 LossSum cross_entropy_sum(const Tensor& logits, const Tensor& target) {
   LossSum loss;
   loss.count = static_cast<double>(target.ge(0).sum().item<int64_t>());
-  loss.sum =
-      at::cross_entropy_loss(logits.flatten(0, -2), target.flatten(), {}, at::Reduction::Sum, -1);
+  loss.sum = at::cross_entropy_loss(at_least_float(logits).flatten(0, -2), target.flatten(), {},
+                                    at::Reduction::Sum, -1);
   return loss;
 }
 
@@ -20,13 +28,13 @@ LossSum Task::loss(const Tensor& output, const Batch& batch) const {
     return cross_entropy_sum(output, batch.target);
   LossSum loss;
   loss.count = static_cast<double>(batch.target.numel());
-  loss.sum = (output - batch.target).square().sum();
+  loss.sum = (at_least_float(output) - batch.target).square().sum();
   return loss;
 }
 
 MetricSums Task::metric_sums(const Tensor& output, const Batch& batch) const {
   if (form().output.kind == OutputForm::Kind::values) {
-    const Tensor error = output - batch.target;
+    const Tensor error = at_least_float(output) - batch.target;
     return {{"squared", error.square().sum().item<double>()},
             {"absolute", error.abs().sum().item<double>()},
             {"count", static_cast<double>(error.numel())}};

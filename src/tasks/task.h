@@ -66,6 +66,11 @@ class Task {
   virtual std::string main_metric() const { return "validation_loss"; }
   virtual bool more_is_better() const { return false; }
 
+  /// What a run depends on beyond its recipe: sizes and vocabulary of the data that was read, as
+  /// one line. Empty for data that the recipe alone decides. A run saves it and compares it on
+  /// resume.
+  virtual std::string fingerprint() const { return ""; }
+
   /// Text to token ids and back, for tasks of tokens that people can read (generate); refuses by
   /// default.
   virtual std::vector<int64_t> encode(const std::string& text) const;

@@ -1,8 +1,8 @@
-# Runs PROGRAM for SECONDS. New inputs are kept beside the program, and serve the next run too; an
-# input that breaks the program is printed with the command that repeats it.
+# Runs PROGRAM for SECONDS. New inputs are kept beside the program and serve the next run too, as do
+# those that broke it; a failure is printed with the command that repeats it.
 get_filename_component(folder ${PROGRAM} DIRECTORY)
 file(MAKE_DIRECTORY ${folder}/found ${folder}/broken)
-set(corpora ${folder}/found)
+set(corpora ${folder}/found ${folder}/broken)
 if(IS_DIRECTORY ${CORPUS})
   list(APPEND corpora ${CORPUS})
 endif()

@@ -48,8 +48,9 @@ void write_test(std::ostream& out, const std::string& name, const std::string& p
   out << "add_test(" << bracket(name) << ' ' << bracket(program) << ' '
       << bracket("--gtest_filter=" + as_filter(name)) << ")\n"
       << "set_tests_properties(" << bracket(name) << " PROPERTIES LABELS "
-      << (needs.slow ? "slow TIMEOUT 1200 COST 100" : "fast TIMEOUT 300") << " PROCESSORS "
-      << needs.processors << " SKIP_REGULAR_EXPRESSION " << bracket("\n\\[  SKIPPED \\] ")
+      << (needs.slow ? "slow TIMEOUT ${slow_timeout} COST 100" : "fast TIMEOUT ${fast_timeout}")
+      << " PROCESSORS " << needs.processors << " SKIP_REGULAR_EXPRESSION "
+      << bracket("\n\\[  SKIPPED \\] ")
       << " WORKING_DIRECTORY \"${binary}\" ENVIRONMENT \"${environment};OMP_NUM_THREADS="
       << needs.processors << "\")\n";
 }

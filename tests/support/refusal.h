@@ -11,8 +11,8 @@
 
 namespace formwork::test {
 
-/// Runs `work`, expects an Error of the given kind whose one-line sentence holds all of `words`, and
-/// returns the sentence.
+/// Runs `work`, expects an Error of the given kind whose one-line sentence holds all of `words`,
+/// and returns the sentence.
 inline std::string expect_error(const std::function<void()>& work, Fault fault,
                                 std::initializer_list<std::string> words) {
   try {

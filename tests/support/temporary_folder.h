@@ -11,11 +11,20 @@ namespace formwork::test {
 
 class TemporaryFolder {
  public:
-  TemporaryFolder() {
+  /// A fresh folder; or the folder that the environment variable `keep` names, which stays: tests
+  /// in Python look at what a test in C++ wrote there.
+  explicit TemporaryFolder(const char* keep = nullptr) {
+    const char* kept = keep ? std::getenv(keep) : nullptr;
+    if (kept && *kept) {
+      path_ = kept;
+      stays_ = true;
+      return;
+    }
     std::string pattern = (std::filesystem::temp_directory_path() / "formwork-XXXXXX").string();
     path_ = ::mkdtemp(pattern.data());
   }
   ~TemporaryFolder() {
+    if (stays_) return;
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
   }
@@ -43,6 +52,7 @@ class TemporaryFolder {
 
  private:
   std::filesystem::path path_;
+  bool stays_ = false;
 };
 
 inline std::string read_bytes(const std::string& path) {

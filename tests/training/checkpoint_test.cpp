@@ -146,9 +146,8 @@ TEST(fault, checkpoint_truncated) {
     const std::string file = path + "/" + name, whole = read_bytes(file);
     for (size_t size = 0; size < whole.size(); size += 1 + whole.size() / 40) {
       write_bytes(file, whole.substr(0, size));
-      const std::string sentence =
-          expect_error([&] { load_checkpoint(path); }, Fault::failure,
-                       {file, "no other checkpoint of this run is whole"});
+      const std::string sentence = expect_error([&] { load_checkpoint(path); }, Fault::failure,
+                                                {file, "no other checkpoint of this run is whole"});
       if (name == "checksums.json") continue;
       EXPECT_NE(sentence.find(join_text("truncated: ", whole.size() - size, " of its ",
                                         whole.size(), " bytes are missing")),

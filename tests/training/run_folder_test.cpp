@@ -112,7 +112,8 @@ TEST(fault, run_folder_locked) {
 
 TEST(unit, run_folder_default_names) {
   EXPECT_EQ(default_run_name("recipes/quick start.toml", 0).substr(0, 17), "quick-start-1970-");
-  EXPECT_EQ(default_run_name("a.toml", 1'700'000'000).size(), std::string("a-YYYY-MM-DD-HHMMSS").size());
+  EXPECT_EQ(default_run_name("a.toml", 1'700'000'000).size(),
+            std::string("a-YYYY-MM-DD-HHMMSS").size());
   const TemporaryFolder folder;
   const RunFolder a = RunFolder::create_named(folder.file("runs"), "x/copy.toml");
   const RunFolder b = RunFolder::create_named(folder.file("runs"), "x/copy.toml");

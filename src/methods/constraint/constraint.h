@@ -1,6 +1,8 @@
 // Axis "constraint": what is enforced on gradients before and on weights after each step.
 #pragma once
 
+#include <cmath>
+
 #include "core/registry.h"
 #include "methods/module.h"
 
@@ -24,6 +26,11 @@ class Constraint {
     (void)parameters;
     (void)rate;
   }
+  /// The L2 norm over all gradients that the last before_step met, where it computed one; else NaN.
+  virtual double last_norm() const { return std::nan(""); }
 };
+
+/// The gradients that are there.
+std::vector<Tensor> gradients_of(const std::vector<Parameter>& parameters);
 
 }  // namespace formwork

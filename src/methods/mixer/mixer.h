@@ -33,14 +33,21 @@ class Mixer : public Module {
   /// they never influence valid rows.
   virtual Tensor forward(const Tensor& x, Stream& stream, State* state = nullptr) = 0;
 
-  /// An empty state for `batch` rows of up to `capacity` tokens; refuses for mixers that see both
+  /// An empty state for `batch` rows of up to `capacity` tokens (states of bounded size hold any
+  /// number); refuses for mixers that see both
   /// ways. Every causal mixer decodes.
   virtual State make_state(int64_t batch, int64_t capacity, at::ScalarType type,
                            const at::Device& device = at::kCPU) const;
 
-  /// Ends a speculative block of `state`: keeps the first kept[b] tokens fed since begin().
+  /// Ends a speculative block of `state`: keeps the first kept[b] valid tokens fed since begin().
   /// Append-only states are cropped; recurrent ones go back and replay the kept tokens.
   void commit(State& state, const Tensor& kept);
 };
+
+/// The positions of x [B,N,D]: those of the stream, else those that follow the state's length, else
+/// 0 to N-1.
+Tensor positions_of(const Stream& stream, const Tensor& x, const State* state);
+/// y [B,N,D] with 0 at invalid tokens.
+Tensor hide_invalid(const Tensor& y, const Tensor& valid);
 
 }  // namespace formwork

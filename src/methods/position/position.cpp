@@ -8,10 +8,10 @@ Tensor Position::add(const Tensor& x, const Tensor&) {
 Tensor Position::rotate(const Tensor& x, const Tensor&) {
   return x;
 }
-Tensor Position::bias(const Tensor&, const Tensor&) {
+Tensor Position::bias(const Tensor&, const Tensor&, at::ScalarType) {
   return {};
 }
-Tensor Position::diagonals(int64_t) {
+Tensor Position::diagonals(int64_t, at::ScalarType) {
   return {};
 }
 

@@ -28,16 +28,18 @@ class Position : public Module {
     bool toeplitz = false;   // the bias depends on key minus query only: diagonals() works
     bool shared = true;      // one object for all layers, or one a layer
     bool any_length = true;  // defined beyond the lengths met in training
+    bool rerotates = false;  // a longer sequence turns earlier keys anew: cache them unrotated
   };
 
   /// x [B,N,D] → x with positions added.
   virtual Tensor add(const Tensor& x, const Tensor& positions);
   /// q or k [B,H,N,K] → rotated.
   virtual Tensor rotate(const Tensor& x, const Tensor& positions);
-  /// Added to the scores: [H,Nq,Nk] or [B,H,Nq,Nk].
-  virtual Tensor bias(const Tensor& query_positions, const Tensor& key_positions);
+  /// Added to the scores: [H,Nq,Nk] or [B,H,Nq,Nk], of the type that the scores have.
+  virtual Tensor bias(const Tensor& query_positions, const Tensor& key_positions,
+                      at::ScalarType type = at::kFloat);
   /// The same bias by its diagonals [H, 2N-1]: entry N-1+r is that of key - query = r.
-  virtual Tensor diagonals(int64_t n);
+  virtual Tensor diagonals(int64_t n, at::ScalarType type = at::kFloat);
 };
 
 }  // namespace formwork

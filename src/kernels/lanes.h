@@ -1,0 +1,29 @@
+// Short vectors in the notation that GCC and Clang share: they become SSE, AVX, NEON ... by what
+// the file is compiled for, and sums keep one order on all of them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace formwork {
+
+/// As wide as one register of every 64-bit machine.
+template <class T>
+struct Lanes {
+  typedef T Vector __attribute__((vector_size(16)));
+  static constexpr int64_t kCount = 16 / sizeof(T);
+
+  static inline Vector load(const T* from) {
+    Vector v;
+    std::memcpy(&v, from, sizeof(v));
+    return v;
+  }
+  static inline void store(T* to, Vector v) { std::memcpy(to, &v, sizeof(v)); }
+  static inline T sum(Vector v) {
+    T total = 0;
+    for (int64_t i = 0; i < kCount; ++i) total += v[i];
+    return total;
+  }
+};
+
+}  // namespace formwork

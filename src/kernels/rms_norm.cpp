@@ -1,0 +1,87 @@
+#include "kernels/rms_norm.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace formwork {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+/// The gradient of x by plain operators, for those who differentiate it again.
+Tensor differentiable_gradient(const Tensor& gradient, const Tensor& x, const Tensor& scale,
+                               double eps, Tensor& scale_gradient) {
+  const Tensor root = at::rsqrt(x.square().mean(-1, true) + eps);
+  const Tensor normed = x * root;
+  const Tensor inner = scale.defined() ? gradient * scale : gradient;
+  if (scale.defined()) scale_gradient = (gradient * normed).reshape({-1, x.size(-1)}).sum(0);
+  return root * (inner - normed * (inner * normed).mean(-1, true));
+}
+
+/// Outputs {y} or, with a residual, {y, x + residual}.
+struct RmsNorm : torch::autograd::Function<RmsNorm> {
+  static variable_list forward(AutogradContext* context, const Tensor& x, const Tensor& residual,
+                               const Tensor& scale, double eps) {
+    const Tensor rows = x.contiguous();
+    const Tensor other = residual.defined() ? residual.contiguous() : residual;
+    const cpu::RmsNormForward result = cpu::rms_norm_forward(rows, other, scale, eps);
+    context->saved_data["eps"] = eps;
+    context->save_for_backward(
+        {residual.defined() ? result.sum : rows, scale, result.inverse_root});
+    if (!residual.defined()) return {result.y};
+    return {result.y, result.sum};
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const Tensor& x = saved[0];
+    const Tensor& scale = saved[1];
+    const bool fused_sum = gradients.size() > 1;
+    Tensor x_gradient, scale_gradient;
+    if (at::GradMode::is_enabled()) {
+      x_gradient = differentiable_gradient(gradients[0], x, scale,
+                                           context->saved_data["eps"].toDouble(), scale_gradient);
+      if (fused_sum) x_gradient = x_gradient + gradients[1];
+    } else {
+      const Tensor sum_gradient = fused_sum ? gradients[1].contiguous() : Tensor();
+      const cpu::RmsNormBackward result =
+          cpu::rms_norm_backward(gradients[0].contiguous(), sum_gradient, x, saved[2], scale);
+      x_gradient = result.x;
+      scale_gradient = result.scale;
+    }
+    return {x_gradient, fused_sum ? x_gradient : Tensor(), scale_gradient, Tensor()};
+  }
+};
+
+at::ScalarType computing_type(const Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+bool served_here(const Tensor& x) {
+  return x.device().is_cpu() && x.dim() > 0 && x.size(-1) > 0;
+}
+
+Tensor widened(const Tensor& scale, const Tensor& x) {
+  return scale.defined() ? scale.to(computing_type(x)).contiguous() : scale;
+}
+
+}  // namespace
+
+Tensor rms_norm(const Tensor& x, const Tensor& scale, double eps) {
+  if (!served_here(x)) return rms_norm_reference(x, scale, eps);
+  return RmsNorm::apply(x, Tensor(), widened(scale, x), eps)[0];
+}
+
+AddedRmsNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& scale,
+                          double eps) {
+  const bool alike = x.sizes() == residual.sizes() && x.scalar_type() == residual.scalar_type();
+  if (!served_here(x) || !alike) {
+    const Tensor sum = x + residual;
+    return {sum, rms_norm(sum, scale, eps)};
+  }
+  const variable_list out = RmsNorm::apply(x, residual, widened(scale, x), eps);
+  return {out[1], out[0]};
+}
+
+}  // namespace formwork

@@ -1,0 +1,204 @@
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "kernels/lanes.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rows.h"
+
+namespace formwork::cpu {
+namespace {
+
+constexpr int64_t kRowsAtOnce = 32;     // least work for a thread
+constexpr int64_t kMostPartials = 256;  // partial sums of the scale's gradient
+
+/// Σ x², four sums side by side so that additions need not wait for each other.
+template <class A>
+A sum_of_squares(const A* x, int64_t n) {
+  using L = Lanes<A>;
+  typename L::Vector s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + 4 * L::kCount <= n; i += 4 * L::kCount) {
+    const auto a = L::load(x + i), b = L::load(x + i + L::kCount);
+    const auto c = L::load(x + i + 2 * L::kCount), d = L::load(x + i + 3 * L::kCount);
+    s0 += a * a;
+    s1 += b * b;
+    s2 += c * c;
+    s3 += d * d;
+  }
+  A total = L::sum((s0 + s1) + (s2 + s3));
+  for (; i < n; ++i) total += x[i] * x[i];
+  return total;
+}
+
+template <class A>
+void add(const A* x, const A* y, A* out, int64_t n) {
+  using L = Lanes<A>;
+  int64_t i = 0;
+  for (; i + L::kCount <= n; i += L::kCount) L::store(out + i, L::load(x + i) + L::load(y + i));
+  for (; i < n; ++i) out[i] = x[i] + y[i];
+}
+
+/// out = x · factor · scale, scale may be null.
+template <class A>
+void multiply(const A* x, A factor, const A* scale, A* out, int64_t n) {
+  using L = Lanes<A>;
+  int64_t i = 0;
+  if (scale) {
+    for (; i + L::kCount <= n; i += L::kCount)
+      L::store(out + i, L::load(x + i) * factor * L::load(scale + i));
+    for (; i < n; ++i) out[i] = x[i] * factor * scale[i];
+  } else {
+    for (; i + L::kCount <= n; i += L::kCount) L::store(out + i, L::load(x + i) * factor);
+    for (; i < n; ++i) out[i] = x[i] * factor;
+  }
+}
+
+/// Σ g · scale · x; adds g · x · root to scale_gradient.
+template <class A>
+A project(const A* g, const A* x, A root, const A* scale, A* scale_gradient, int64_t n) {
+  using L = Lanes<A>;
+  typename L::Vector s0{}, s1{};
+  int64_t i = 0;
+  if (scale) {
+    const auto step = [&](int64_t at, typename L::Vector& sum) {
+      const auto product = L::load(g + at) * L::load(x + at);
+      sum += product * L::load(scale + at);
+      L::store(scale_gradient + at, L::load(scale_gradient + at) + product * root);
+    };
+    for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
+      step(i, s0);
+      step(i + L::kCount, s1);
+    }
+  } else {
+    for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
+      s0 += L::load(g + i) * L::load(x + i);
+      s1 += L::load(g + i + L::kCount) * L::load(x + i + L::kCount);
+    }
+  }
+  A total = L::sum(s0 + s1);
+  for (; i < n; ++i) {
+    total += g[i] * x[i] * (scale ? scale[i] : A(1));
+    if (scale) scale_gradient[i] += g[i] * x[i] * root;
+  }
+  return total;
+}
+
+/// out = root · (g · scale) − x · slope [+ more]; scale and more may be null.
+template <class A>
+void combine(const A* g, const A* x, const A* scale, const A* more, A root, A slope, A* out,
+             int64_t n) {
+  using L = Lanes<A>;
+  int64_t i = 0;
+  for (; i + L::kCount <= n; i += L::kCount) {
+    auto v = L::load(g + i) * root;
+    if (scale) v *= L::load(scale + i);
+    v -= L::load(x + i) * slope;
+    if (more) v += L::load(more + i);
+    L::store(out + i, v);
+  }
+  for (; i < n; ++i)
+    out[i] = g[i] * root * (scale ? scale[i] : A(1)) - x[i] * slope + (more ? more[i] : A(0));
+}
+
+template <class T>
+void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, double eps, T* y,
+                  T* sum, Accumulator<T>* inverse_root, int64_t rows, int64_t n) {
+  using A = Accumulator<T>;
+  at::parallel_for(0, rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    RowReader<T> read(n), read_more(n);
+    RowWriter<T> write(n);
+    for (int64_t r = begin; r < end; ++r) {
+      const A* row = read(x + r * n);
+      if (residual) {
+        add(row, read_more(residual + r * n), write.place(sum + r * n), n);
+        write.finish(sum + r * n);
+        // What is normed is the sum as it was stored.
+        row = read(sum + r * n);
+      }
+      const A mean = sum_of_squares(row, n) / static_cast<A>(n);
+      const A root = A(1) / std::sqrt(mean + static_cast<A>(eps));
+      inverse_root[r] = root;
+      multiply(row, root, scale, write.place(y + r * n), n);
+      write.finish(y + r * n);
+    }
+  });
+}
+
+template <class T>
+void backward_rows(const T* gradient, const T* more, const T* x, const Accumulator<T>* inverse_root,
+                   const Accumulator<T>* scale, T* out, Accumulator<T>* partials, int64_t rows,
+                   int64_t n, int64_t chunk) {
+  using A = Accumulator<T>;
+  const int64_t chunks = (rows + chunk - 1) / chunk;
+  at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+    RowReader<T> read_gradient(n), read(n), read_more(n);
+    RowWriter<T> write(n);
+    for (int64_t c = begin; c < end; ++c) {
+      for (int64_t r = c * chunk; r < std::min(rows, (c + 1) * chunk); ++r) {
+        const A* g = read_gradient(gradient + r * n);
+        const A* row = read(x + r * n);
+        const A root = inverse_root[r];
+        const A projection = project(g, row, root, scale, scale ? partials + c * n : nullptr, n);
+        const A slope = root * root * root * projection / static_cast<A>(n);
+        combine(g, row, scale, more ? read_more(more + r * n) : nullptr, root, slope,
+                write.place(out + r * n), n);
+        write.finish(out + r * n);
+      }
+    }
+  });
+}
+
+template <class T>
+T* data_or_null(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.data_ptr<T>() : nullptr;
+}
+
+at::ScalarType computing_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+}  // namespace
+
+RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& residual,
+                                const at::Tensor& scale, double eps) {
+  const int64_t n = x.size(-1);
+  const int64_t rows = x.numel() / n;
+  RmsNormForward result;
+  result.y = at::empty_like(x);
+  if (residual.defined()) result.sum = at::empty_like(x);
+  result.inverse_root = at::empty({rows}, x.options().dtype(computing_type(x)));
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
+    using A = Accumulator<scalar_t>;
+    forward_rows<scalar_t>(x.data_ptr<scalar_t>(), data_or_null<scalar_t>(residual),
+                           data_or_null<A>(scale), eps, result.y.data_ptr<scalar_t>(),
+                           data_or_null<scalar_t>(result.sum), result.inverse_root.data_ptr<A>(),
+                           rows, n);
+  });
+  return result;
+}
+
+RmsNormBackward rms_norm_backward(const at::Tensor& gradient, const at::Tensor& sum_gradient,
+                                  const at::Tensor& x, const at::Tensor& inverse_root,
+                                  const at::Tensor& scale) {
+  const int64_t n = x.size(-1);
+  const int64_t rows = x.numel() / n;
+  // Chosen by the shape alone: the same sums on any number of threads.
+  const int64_t chunk = std::max(kRowsAtOnce, (rows + kMostPartials - 1) / kMostPartials);
+  RmsNormBackward result;
+  result.x = at::empty_like(x);
+  at::Tensor partials;
+  if (scale.defined()) partials = at::zeros({(rows + chunk - 1) / chunk, n}, scale.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
+    using A = Accumulator<scalar_t>;
+    backward_rows<scalar_t>(gradient.data_ptr<scalar_t>(), data_or_null<scalar_t>(sum_gradient),
+                            x.data_ptr<scalar_t>(), inverse_root.data_ptr<A>(),
+                            data_or_null<A>(scale), result.x.data_ptr<scalar_t>(),
+                            data_or_null<A>(partials), rows, n, chunk);
+  });
+  if (scale.defined()) result.scale = partials.sum(0);
+  return result;
+}
+
+}  // namespace formwork::cpu

@@ -1,0 +1,11 @@
+#include "kernels/rms_norm.h"
+
+namespace formwork {
+
+at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps) {
+  const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  const at::Tensor normed = wide * at::rsqrt(wide.square().mean(-1, true) + eps);
+  return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
+}
+
+}  // namespace formwork

@@ -1,0 +1,21 @@
+// Rotation of pairs of channels, as rotary positions need it.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace formwork {
+
+/// Which channels of the first d form a pair: (c, c + d/2) or (2c, 2c + 1).
+enum class Pairing { half, interleaved };
+
+/// Each pair (r, s) → (r cos − s sin, s cos + r sin). x [..., K]; cosine and sine [..., d/2] of
+/// x's type, broadcast over the other dimensions; channels from d on are copied. The gradient with
+/// respect to x is the rotation by the negative angle; the tables get none.
+at::Tensor rotate_pairs(const at::Tensor& x, const at::Tensor& cosine, const at::Tensor& sine,
+                        Pairing pairing);
+
+/// The same by plain operators.
+at::Tensor rotate_pairs_reference(const at::Tensor& x, const at::Tensor& cosine,
+                                  const at::Tensor& sine, Pairing pairing);
+
+}  // namespace formwork

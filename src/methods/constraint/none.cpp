@@ -1,0 +1,15 @@
+#include "methods/constraint/constraint.h"
+
+namespace formwork {
+namespace {
+
+class NoConstraint final : public Constraint {
+ public:
+  NoConstraint(const NoOptions&, const ConstraintSite&) {}
+};
+
+const Register<Constraint, NoConstraint> none{"none", "nothing is enforced", cite("no paper"),
+                                              specified_by("optimizer_baselines")};
+
+}  // namespace
+}  // namespace formwork

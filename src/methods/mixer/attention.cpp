@@ -1,0 +1,66 @@
+#include "methods/mixer/attention.h"
+
+#include <cmath>
+#include <limits>
+
+namespace formwork {
+namespace {
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+/// The mask that fused attention takes: bool, or a bias with -infinity at closed pairs.
+std::optional<Tensor> fused_mask(const Tensor& q, const Scores& scores) {
+  if (!scores.bias.defined())
+    return scores.allowed.defined() ? std::optional(scores.allowed) : std::nullopt;
+  Tensor mask = scores.bias.to(q.scalar_type());
+  if (scores.allowed.defined())
+    mask = mask.masked_fill(scores.allowed.logical_not(), kMinusInfinity);
+  // Three dimensions would leave the fused kernel.
+  return mask.dim() == 3 ? mask.unsqueeze(0) : mask;
+}
+
+Tensor below_diagonal(int64_t n, const Tensor& like) {
+  return at::ones({n, n}, like.options().dtype(at::kBool)).tril();
+}
+
+}  // namespace
+
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores) {
+  const bool shared = k.size(1) != q.size(1);
+  if (!scores.allowed.defined() && !scores.bias.defined())
+    return at::scaled_dot_product_attention(q, k, v, {}, scores.dropout, scores.causal,
+                                            scores.scale, shared);
+  Scores both = scores;
+  if (scores.causal) {
+    const Tensor past = below_diagonal(q.size(2), q);
+    both.allowed = scores.allowed.defined() ? scores.allowed.logical_and(past) : past;
+  }
+  return at::scaled_dot_product_attention(q, k, v, fused_mask(q, both), scores.dropout, false,
+                                          scores.scale, shared);
+}
+
+Tensor attention_weights(const Tensor& q, const Tensor& k, const Scores& scores) {
+  const double scale = scores.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(-1))));
+  const int64_t groups = q.size(-3) / k.size(-3);
+  const Tensor keys = groups == 1 ? k : k.repeat_interleave(groups, -3);
+  Tensor logits = at::matmul(q * scale, keys.transpose(-2, -1));
+  if (scores.bias.defined()) logits = logits + scores.bias;
+  if (scores.allowed.defined())
+    logits = logits.masked_fill(scores.allowed.logical_not(), kMinusInfinity);
+  if (scores.causal)
+    logits = logits.masked_fill(below_diagonal(q.size(-2), q).logical_not(), kMinusInfinity);
+  // Rows without an allowed key become 0, not NaN.
+  const Tensor weights = at::_safe_softmax(logits, -1);
+  return scores.dropout > 0.0 ? at::dropout(weights, scores.dropout, true) : weights;
+}
+
+bool all_valid(const Tensor& valid) {
+  return !valid.defined() || valid.all().item<bool>();
+}
+
+bool right_padded(const Tensor& valid) {
+  const int64_t n = valid.size(1);
+  return n < 2 || !valid.narrow(1, 1, n - 1).gt(valid.narrow(1, 0, n - 1)).any().item<bool>();
+}
+
+}  // namespace formwork

@@ -1,0 +1,33 @@
+// Softmax attention over explicit sets of keys, shared by the mixers that form pair scores.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace formwork {
+
+using at::Tensor;
+
+/// What restricts and shifts the scores q·k·scale of [B,H,Nq,K] with [B,Hkv,Nk,K].
+struct Scores {
+  Tensor allowed;       // bool, broadcasts to [B,H,Nq,Nk]; undefined = every pair
+  Tensor bias;          // added, broadcasts likewise; undefined = none
+  bool causal = false;  // pair (i, j) needs j <= i (Nq = Nk); without a mask in memory
+  double dropout = 0.0;
+  std::optional<double> scale;  // 1/sqrt(K) where absent
+};
+
+/// softmax(scores) v [B,H,Nq,V]; a query without an allowed key gives 0. Hkv divides H.
+Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores);
+
+/// softmax(scores) [B,H,Nq,Nk] itself; leading dimensions are free. For observers and for biases
+/// that broadcast over more dimensions than fused attention knows.
+Tensor attention_weights(const Tensor& q, const Tensor& k, const Scores& scores);
+
+/// True where `valid` [B,N] has no real token after a padded one.
+bool right_padded(const Tensor& valid);
+/// True where `valid` is undefined or true everywhere.
+bool all_valid(const Tensor& valid);
+
+}  // namespace formwork

@@ -1,0 +1,54 @@
+#include "methods/mixer/linear_attention.h"
+
+#include <algorithm>
+
+namespace formwork {
+namespace {
+
+/// [B,H,N,W] → [B,H,C,chunk,W], zeros after the last token.
+Tensor in_chunks(const Tensor& x, int64_t chunk) {
+  const int64_t missing = (chunk - x.size(2) % chunk) % chunk;
+  const Tensor whole = missing == 0 ? x : at::constant_pad_nd(x, {0, 0, 0, missing});
+  return whole.unflatten(2, {whole.size(2) / chunk, chunk});
+}
+
+}  // namespace
+
+Tensor linear_attention(const LinearAttention& all) {
+  const Tensor sum = at::matmul(all.k.transpose(-2, -1), all.v);
+  const Tensor norm = at::matmul(all.q_norm, all.k_norm.sum(2).unsqueeze(-1));
+  return at::matmul(all.q, sum) / (norm + all.eps);
+}
+
+Tensor causal_linear_attention(const LinearAttention& all, int64_t chunk, LinearSums* sums) {
+  const int64_t n = all.q.size(2);
+  const int64_t size = std::max<int64_t>(1, std::min(chunk, n));
+  const Tensor q = in_chunks(all.q, size), k = in_chunks(all.k, size), v = in_chunks(all.v, size);
+  const Tensor own = at::matmul(k.transpose(-2, -1), v);  // [B,H,C,K,V]
+  Tensor through = own.cumsum(2);
+  if (sums) through = through + sums->sum.unsqueeze(2);
+  const Tensor first = sums ? sums->sum.unsqueeze(2) : at::zeros_like(own.narrow(2, 0, 1));
+  const int64_t chunks = own.size(2);
+  const Tensor before = chunks == 1 ? first : at::cat({first, through.narrow(2, 0, chunks - 1)}, 2);
+  const Tensor inside = at::matmul(q, k.transpose(-2, -1)).tril();
+  const Tensor numerator = at::matmul(inside, v) + at::matmul(q, before);
+
+  Tensor norms = all.k_norm.cumsum(2);
+  if (sums) norms = norms + sums->norm.unsqueeze(2);
+  const Tensor norm = (all.q_norm * norms).sum(-1, true);
+  if (sums) {
+    // Copies, so that a state does not keep the sums after every chunk and token alive.
+    sums->sum = through.select(2, chunks - 1).clone(at::MemoryFormat::Contiguous);
+    sums->norm = norms.select(2, n - 1).clone(at::MemoryFormat::Contiguous);
+  }
+  return numerator.flatten(2, 3).narrow(2, 0, n) / (norm + all.eps);
+}
+
+Tensor linear_attention_step(const LinearAttention& all, LinearSums& sums) {
+  sums.sum.addcmul_(all.k.transpose(-2, -1), all.v);
+  sums.norm.add_(all.k_norm.squeeze(2));
+  const Tensor norm = (all.q_norm.squeeze(2) * sums.norm).sum(-1, true);
+  return at::matmul(all.q, sums.sum) / (norm.unsqueeze(2) + all.eps);
+}
+
+}  // namespace formwork

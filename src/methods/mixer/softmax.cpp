@@ -1,0 +1,205 @@
+#include <c10/core/GradMode.h>
+
+#include "methods/mixer/attention.h"
+#include "methods/mixer/mixer.h"
+#include "methods/mixer/projections.h"
+
+namespace formwork {
+namespace {
+
+constexpr const char* kOwner = "mixer softmax";
+constexpr double kNormEps = 1e-6;
+
+struct SoftmaxOptions {
+  std::optional<int64_t> kv_heads, qkv_dim;
+  std::optional<double> scale;
+  bool bias = false;
+  bool qk_norm = false;
+  void describe(OptionSet& o) {
+    o.add("kv_heads", kv_heads,
+          "heads of keys and values, shared by equal groups of query heads; absent = model.heads",
+          at_least(1));
+    o.add("qkv_dim", qkv_dim, "channels of all heads together; absent = model.width", at_least(1));
+    o.add("scale", scale, "factor on the scores; absent = 1/sqrt(head width)");
+    o.add("bias", bias, "biases in the four linear maps");
+    o.add("qk_norm", qk_norm, "RMS norm with a gain on each head's queries and keys");
+  }
+};
+
+/// Multi-head attention: y_i = sum_j softmax_j(scale q_i·k_j + bias_ij) v_j, heads concatenated and
+/// mixed by out_proj; O(N²) time, O(N) memory. With fewer key heads than query heads it is
+/// grouped-query (Ainslie et al. 2023, arXiv 2305.13245) or multi-query attention (Shazeer 2019,
+/// arXiv 1911.02150). Reading another sequence (Site::cross) it knows no positions of pairs.
+/// Vaswani et al. 2017, arXiv 1706.03762.
+class Softmax final : public Mixer {
+ public:
+  Softmax(const SoftmaxOptions& options, const Site& site)
+      : sizes_(projection_sizes(site, options.qkv_dim, options.bias, options.kv_heads)),
+        scale_(options.scale),
+        position_(site.position),
+        causal_(site.causal && !site.cross),
+        cross_(site.cross),
+        dropout_(site.attention_dropout),
+        maps_(add_module("", std::make_shared<Projections>(site, sizes_))) {
+    if (!options.qk_norm) return;
+    q_gain_ = add_parameter("q_norm.weight", at::ones({sizes_.head_width}), Role::norm);
+    k_gain_ = add_parameter("k_norm.weight", at::ones({sizes_.head_width}), Role::norm);
+  }
+  static Traits traits(const SoftmaxOptions&) {
+    return {.cross = true, .rotary = true, .bias = true};
+  }
+
+  Tensor forward(const Tensor& x, Stream& stream, State* state) override {
+    if (cross_) return read_memory(x, stream, state);
+    if (state) return decode(x, stream, *state);
+    const Tensor positions = positions_of(stream, x, nullptr);
+    const Tensor q = position_->rotate(query(x), positions);
+    const Tensor k = position_->rotate(key(x), positions);
+    Scores scores = plain_scores();
+    scores.causal = causal_;
+    scores.bias = position_->bias(positions, positions, q.scalar_type());
+    // Padding to the right of a causal sequence is never looked at by a valid token.
+    if (stream.valid.defined() && !(causal_ && right_padded(stream.valid)))
+      scores.allowed = stream.valid.unsqueeze(1).unsqueeze(2);
+    return finish(q, k, maps_->value(x), scores, stream);
+  }
+
+  State make_state(int64_t batch, int64_t capacity, at::ScalarType type,
+                   const at::Device& device) const override {
+    if (cross_) return State(kOwner, Forgetting::fixed, batch, -1);
+    if (!causal_) return Mixer::make_state(batch, capacity, type, device);
+    check(capacity >= 1, kOwner, "a state for ", capacity,
+          " tokens cannot hold keys and values; valid: at least 1");
+    State state(kOwner, Forgetting::append_only, batch, capacity);
+    const at::TensorOptions options = at::TensorOptions(type).device(device);
+    for (const char* name : {"key", "value"})
+      state.tensors[name] =
+          at::zeros({batch, sizes_.kv_heads, capacity, sizes_.head_width}, options);
+    return state;
+  }
+
+ private:
+  Tensor query(const Tensor& x) const { return scaled_norm(maps_->query(x), q_gain_); }
+  Tensor key(const Tensor& x) const { return scaled_norm(maps_->key(x), k_gain_); }
+  static Tensor scaled_norm(const Tensor& x, const Tensor& gain) {
+    return gain.defined() ? at::rms_norm(x, gain.sizes(), gain, kNormEps) : x;
+  }
+
+  Scores plain_scores() const {
+    Scores scores;
+    scores.scale = scale_;
+    scores.dropout = training() ? dropout_ : 0.0;
+    return scores;
+  }
+
+  Tensor finish(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores,
+                const Stream& stream) const {
+    if (stream.observer) {
+      stream.show("query", q);
+      stream.show("key", k);
+      stream.show("value", v);
+      stream.show("weights", attention_weights(q, k, scores));
+    }
+    const Tensor y = maps_->output(attend(q, k, v, scores));
+    stream.show("output", y);
+    return y;
+  }
+
+  /// Keys and values come from Stream::memory; a state keeps them from the first call on.
+  Tensor read_memory(const Tensor& x, Stream& stream, State* state) const {
+    if (state) {
+      const c10::NoGradGuard no_grad;
+      return hide_invalid(read_state(x, stream, *state), stream.valid);
+    }
+    Scores scores = plain_scores();
+    if (stream.memory_valid.defined())
+      scores.allowed = stream.memory_valid.unsqueeze(1).unsqueeze(2);
+    return finish(query(x), key(stream.memory), maps_->value(stream.memory), scores, stream);
+  }
+
+  Tensor read_state(const Tensor& x, Stream& stream, State& state) const {
+    state.accept(x.detach(), stream.valid);
+    // A row that was reset reads its new memory.
+    const auto ready = state.tensors.find("ready");
+    if (ready == state.tensors.end() || !ready->second.all().item<bool>()) {
+      check(stream.memory.defined(), kOwner, "cross-attention has no memory to read");
+      state.tensors["key"] = key(stream.memory).contiguous();
+      state.tensors["value"] = maps_->value(stream.memory).contiguous();
+      const auto flags = x.options().dtype(at::kBool);
+      state.tensors["valid"] = stream.memory_valid.defined()
+                                   ? stream.memory_valid.to(at::kBool)
+                                   : at::ones(stream.memory.sizes().slice(0, 2), flags);
+      state.tensors["ready"] = at::ones({x.size(0)}, flags);
+    }
+    Scores scores = plain_scores();
+    const Tensor& valid = state.tensors.at("valid");
+    if (!all_valid(valid)) scores.allowed = valid.unsqueeze(1).unsqueeze(2);
+    return finish(query(x), state.tensors.at("key"), state.tensors.at("value"), scores, stream);
+  }
+
+  Tensor decode(const Tensor& x, Stream& stream, State& state) const {
+    check(causal_, kOwner, "a mixer that sees both ways cannot decode with a state");
+    state.accept(x, stream.valid);
+    const c10::NoGradGuard no_grad;
+    const Tensor positions = positions_of(stream, x, &state);
+    const Tensor q = position_->rotate(query(x), positions);
+    const Tensor k = position_->rotate(key(x), positions);
+    const Tensor v = maps_->value(x);
+    Scores scores = plain_scores();
+    const bool together = state.common_length() >= 0 && all_valid(stream.valid);
+    const int64_t total =
+        together ? append(k, v, state, scores) : scatter(k, v, stream.valid, state, scores);
+    state.advance(x.size(1), stream.valid);
+    const Tensor key_positions = at::arange(total, positions.options());
+    scores.bias = position_->bias(positions, key_positions, q.scalar_type());
+    const Tensor y = finish(q, state.tensors.at("key").narrow(2, 0, total),
+                            state.tensors.at("value").narrow(2, 0, total), scores, stream);
+    return hide_invalid(y, stream.valid);
+  }
+
+  /// Rows of one length: the new keys and values lie side by side. Returns how many there are.
+  int64_t append(const Tensor& k, const Tensor& v, State& state, Scores& scores) const {
+    const int64_t start = state.common_length(), n = k.size(2);
+    state.tensors.at("key").narrow(2, start, n).copy_(k);
+    state.tensors.at("value").narrow(2, start, n).copy_(v);
+    scores.causal = start == 0 && n > 1;
+    if (start > 0 && n > 1)
+      scores.allowed = at::ones({n, start + n}, k.options().dtype(at::kBool)).tril(start);
+    return start + n;
+  }
+
+  /// Every valid token goes to its row's next place. Returns the longest row's length.
+  int64_t scatter(const Tensor& k, const Tensor& v, const Tensor& valid, State& state,
+                  Scores& scores) const {
+    const int64_t batch = k.size(0), n = k.size(2);
+    const Tensor real =
+        valid.defined() ? valid : at::ones({batch, n}, k.options().dtype(at::kBool));
+    const Tensor places = state.next_positions(n, valid).to(k.device());
+    const std::vector<Tensor> at_token = at::where(real);
+    const c10::List<std::optional<Tensor>> from({at_token[0], at_token[1]});
+    const c10::List<std::optional<Tensor>> to({at_token[0], at::index(places, from)});
+    for (const auto& [name, tensor] : {std::pair("key", k), std::pair("value", v)})
+      state.tensors.at(name).transpose(1, 2).index_put_(to,
+                                                        at::index(tensor.transpose(1, 2), from));
+    const int64_t total = std::max<int64_t>(
+        1, (state.length + real.to(at::kCPU, at::kLong).sum(1)).max().item<int64_t>());
+    scores.allowed = at::arange(total, places.options()) <= places.unsqueeze(-1);
+    scores.allowed = scores.allowed.unsqueeze(1);
+    return total;
+  }
+
+  ProjectionSizes sizes_;
+  std::optional<double> scale_;
+  std::shared_ptr<Position> position_;
+  bool causal_, cross_;
+  double dropout_;
+  std::shared_ptr<Projections> maps_;
+  Tensor q_gain_, k_gain_;
+};
+
+const Register<Mixer, Softmax, SoftmaxOptions> softmax{
+    "softmax", "multi-head softmax attention, grouped or multi-query", cite("1706.03762"),
+    specified_by("decode_state")};
+
+}  // namespace
+}  // namespace formwork

@@ -1,0 +1,61 @@
+#include "methods/norm/norm.h"
+
+namespace formwork {
+namespace {
+
+struct BatchNormOptions {
+  double eps = 1e-5;
+  double momentum = 0.1;
+  bool affine = true;
+  bool bias = true;
+  void describe(OptionSet& o) {
+    o.add("eps", eps, "added to the variance", above(0));
+    o.add("momentum", momentum, "part of the present batch in the running statistics",
+          between(0, 1));
+    o.add("affine", affine, "scale and shift the result by trained vectors");
+    o.add("bias", bias, "with affine: also shift");
+  }
+};
+
+/// Mean 0 and variance 1 for every channel over all valid tokens of the batch while training, by
+/// running statistics (unbiased variance) otherwise; padded outputs are 0.
+/// Ioffe, Szegedy 2015, arXiv 1502.03167.
+class BatchNorm final : public Norm {
+ public:
+  BatchNorm(const BatchNormOptions& options, const NormSite& site)
+      : options_(options),
+        mean_(add_buffer("running_mean", at::zeros({site.width}))),
+        variance_(add_buffer("running_var", at::ones({site.width}))) {
+    if (!options.affine) return;
+    weight_ = add_parameter("weight", at::ones({site.width}), Role::norm);
+    if (options.bias) bias_ = add_parameter("bias", at::zeros({site.width}), Role::bias);
+  }
+  static Traits traits(const BatchNormOptions&) { return {.per_token = false}; }
+
+  Tensor forward(const Tensor& x, const Tensor& valid) override {
+    const Tensor tokens = x.reshape({-1, x.size(-1)});
+    if (!valid.defined()) return over_tokens(tokens).view(x.sizes());
+    const Tensor kept = valid.reshape({-1}).nonzero().squeeze(1);
+    const Tensor normed = over_tokens(tokens.index_select(0, kept));
+    return at::zeros(tokens.sizes(), normed.options()).index_copy(0, kept, normed).view(x.sizes());
+  }
+  Tensor gain() const override { return weight_; }
+
+ private:
+  Tensor over_tokens(const Tensor& tokens) {
+    check(!training() || tokens.size(0) > 1, "norm.batch_norm", "found ", tokens.size(0),
+          " valid token(s) in a training batch; valid: at least 2, to have a variance");
+    return at::batch_norm(tokens, weight_, bias_, mean_, variance_, training(), options_.momentum,
+                          options_.eps, /*cudnn_enabled=*/false);
+  }
+
+  BatchNormOptions options_;
+  Tensor mean_, variance_, weight_, bias_;
+};
+
+const Register<Norm, BatchNorm, BatchNormOptions> batch_norm{
+    "batch_norm", "mean 0 and variance 1 for every channel over the batch", cite("1502.03167"),
+    specified_by("norm_baselines")};
+
+}  // namespace
+}  // namespace formwork
