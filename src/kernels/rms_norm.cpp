@@ -8,6 +8,8 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+// What autograd takes for "no tensor"; it refuses undefined ones.
+using Maybe = std::optional<Tensor>;
 
 /// The gradient of x by plain operators, for those who differentiate it again.
 Tensor differentiable_gradient(const Tensor& gradient, const Tensor& x, const Tensor& scale,
@@ -21,9 +23,11 @@ Tensor differentiable_gradient(const Tensor& gradient, const Tensor& x, const Te
 
 /// Outputs {y} or, with a residual, {y, x + residual}.
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static variable_list forward(AutogradContext* context, const Tensor& x, const Tensor& residual,
-                               const Tensor& scale, double eps) {
+  static variable_list forward(AutogradContext* context, const Tensor& x,
+                               const Maybe& maybe_residual, const Maybe& maybe_scale, double eps) {
     const Tensor rows = x.contiguous();
+    const Tensor residual = maybe_residual ? *maybe_residual : Tensor();
+    const Tensor scale = maybe_scale ? *maybe_scale : Tensor();
     const Tensor other = residual.defined() ? residual.contiguous() : residual;
     const cpu::RmsNormForward result = cpu::rms_norm_forward(rows, other, scale, eps);
     context->saved_data["eps"] = eps;
@@ -62,15 +66,16 @@ bool served_here(const Tensor& x) {
   return x.device().is_cpu() && x.dim() > 0 && x.size(-1) > 0;
 }
 
-Tensor widened(const Tensor& scale, const Tensor& x) {
-  return scale.defined() ? scale.to(computing_type(x)).contiguous() : scale;
+Maybe widened(const Tensor& scale, const Tensor& x) {
+  if (!scale.defined()) return std::nullopt;
+  return scale.to(computing_type(x)).contiguous();
 }
 
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& scale, double eps) {
   if (!served_here(x)) return rms_norm_reference(x, scale, eps);
-  return RmsNorm::apply(x, Tensor(), widened(scale, x), eps)[0];
+  return RmsNorm::apply(x, Maybe(), widened(scale, x), eps)[0];
 }
 
 AddedRmsNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& scale,
@@ -80,7 +85,7 @@ AddedRmsNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor&
     const Tensor sum = x + residual;
     return {sum, rms_norm(sum, scale, eps)};
   }
-  const variable_list out = RmsNorm::apply(x, residual, widened(scale, x), eps);
+  const variable_list out = RmsNorm::apply(x, Maybe(residual), widened(scale, x), eps);
   return {out[1], out[0]};
 }
 

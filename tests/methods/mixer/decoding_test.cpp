@@ -1,10 +1,11 @@
 // property.decode_state.<mixer>: every mixer of this folder that decodes, with every position that
 // it honours in another way.
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
-#include "methods/mixer/mixer_support.h"
 #include "support/dynamic.h"
+#include "support/mixers.h"
 
 namespace formwork::test {
 namespace {

@@ -1,8 +1,9 @@
 // The laws of decoding with a state (decode_state.md), for any causal mixer.
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
-#include "methods/mixer/mixer_support.h"
+#include "support/mixers.h"
 
 namespace formwork::test {
 namespace {
@@ -228,7 +229,7 @@ void check_decoding(Mixer& mixer, int64_t width, double tolerance) {
   decoding.speculation();
   decoding.forgetting();
   decoding.never_sees_the_future();
-  const at::AutoGradMode with_gradients(true);
+  const c10::AutoGradMode with_gradients(true);
   decoding.refusals();
 }
 

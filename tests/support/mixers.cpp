@@ -1,6 +1,7 @@
-#include "methods/mixer/mixer_support.h"
+#include "support/mixers.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -121,8 +122,8 @@ MixerCase projected_case(const GoldenCase& golden, const std::string& kind) {
   result.width = golden.at("in.x").size(2);
   result.heads = golden.option<int64_t>("heads", 1);
   result.causal = golden.option<bool>("causal", false);
-  result.options["qkv_dim"] = golden.at("param.q_proj.weight").size(0);
-  result.options["bias"] = golden.has("param.q_proj.bias");
+  result.options.emplace_back("qkv_dim", Value(golden.at("param.q_proj.weight").size(0)));
+  result.options.emplace_back("bias", Value(golden.has("param.q_proj.bias")));
   return result;
 }
 
