@@ -60,7 +60,8 @@ int look(const std::string& path) {
     std::printf("%s: %s\n", finding.place.text().c_str(), finding.what.c_str());
     problems += finding.severity == Severity::problem;
   }
-  if (problems > 0) std::printf("%lld problems\n", static_cast<long long>(problems));
+  if (problems > 0)
+    std::printf("%lld problem%s\n", static_cast<long long>(problems), problems == 1 ? "" : "s");
   return problems > 0 ? 2 : 0;
 }
 
@@ -75,7 +76,9 @@ void add_data_verb(CLI::App& app) {
   verb->add_option("--items", request->items,
                    "training items; a tenth of that for validation and for test");
   verb->add_option("--seed", request->seed, "decides which items");
-  verb->add_option("--set", request->settings, "key=value: an option of the task");
+  verb->add_option("--set", request->settings, "KEY=VALUE, an option of the task; may be repeated")
+      ->take_all()
+      ->allow_extra_args(false);
   CLI::App* checker = verb->add_subcommand(
       "check", "read a file or folder: what it holds, what is wrong and where; 2 if anything is");
   checker->add_option("path", request->checked, "a file or folder")->required();

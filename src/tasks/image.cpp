@@ -74,8 +74,8 @@ class ImageTask final : public Task {
     check(!options.folder.empty() || !options.images.empty(), "task.folder",
           "is missing; valid: a folder with ", options.format,
           " files, or for mnist task.images and task.labels");
-    Images all = read_training();
-    fingerprint_ = join_text("image ", options.format, " training=", split(std::move(all)),
+    split(read_training());
+    fingerprint_ = join_text("image ", options.format, " training=", train_.count(),
                              " validation=", validation_.count(), " size=", train_.channels, "x",
                              train_.height, "x", train_.width);
     if (pixels() && train_.channels == 3) {
@@ -129,8 +129,8 @@ class ImageTask final : public Task {
     return all;
   }
 
-  /// Sets both parts; returns the size of the training part.
-  int64_t split(Images all) {
+  /// Sets both parts.
+  void split(Images all) {
     const int64_t count = all.count();
     const bool mnist = options_.format == "mnist";
     int64_t training = options_.training_items;
@@ -149,7 +149,6 @@ class ImageTask final : public Task {
     int64_t validation = all.count() - from;
     if (options_.validation_items > 0) validation = std::min(validation, options_.validation_items);
     validation_ = part_of(all, from, from + validation);
-    return training;
   }
 
   /// Mean and deviation of each channel over the training images; exact, from counts of values.

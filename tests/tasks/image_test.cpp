@@ -58,6 +58,7 @@ TEST(unit, image_task_mnist_patch) {
   EXPECT_EQ(last.target.item<int64_t>(), 1);
   EXPECT_NEAR(last.input.input[0][0][1][2].item<double>(), 115 / 255.0, 1e-6);
   expect_pure("image", {{"folder", folder.path()}});
+  EXPECT_EQ(task->fingerprint(), "image mnist training=10 validation=2 size=1x2x3");
 }
 
 TEST(unit, image_task_one_pair_of_files) {
