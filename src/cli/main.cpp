@@ -15,8 +15,6 @@
 namespace formwork {
 namespace {
 
-std::vector<std::string> given_command_line;
-
 constexpr char kIntroduction[] =
     "Formwork builds, trains, compares and ships Transformers. Every published method is one "
     "choice\n"
@@ -58,17 +56,13 @@ std::string first_line(const std::string& text) {
 
 }  // namespace
 
-const std::vector<std::string>& command_line() {
-  return given_command_line;
-}
-
 }  // namespace formwork
 
 int main(int argc, char** argv) {
   // A file that grows over RLIMIT_FSIZE is a write error like a full disk, not the end.
   signal(SIGXFSZ, SIG_IGN);
   signal(SIGPIPE, SIG_IGN);
-  formwork::given_command_line.assign(argv, argv + argc);
+  formwork::command_line().assign(argv, argv + argc);
   try {
     return formwork::run(argc, argv);
   } catch (const formwork::ProcessGone& gone) {

@@ -18,7 +18,7 @@ void add_methods_verb(CLI::App& app);
 void add_data_verb(CLI::App& app);
 void add_bench_verb(CLI::App& app);
 
-/// The command line as it was given; `train --processes` starts copies of it.
-const std::vector<std::string>& command_line();
+/// The command line as it was given, set by main; `train --processes` starts copies of it.
+std::vector<std::string>& command_line();
 
 }  // namespace formwork

@@ -256,7 +256,7 @@ Value write_choice(AnyChoice& choice) {
   return Value(std::move(table));
 }
 
-void OptionSet::add(const std::string& key, AnyChoice& choice, const std::string& help) {
+void OptionSet::add_choice(const std::string& key, AnyChoice& choice, const std::string& help) {
   Entry entry;
   entry.info = {key, "table: a method of axis " + choice.axis(), choice.kind(), "", help};
   entry.write = [&choice] { return write_choice(choice); };

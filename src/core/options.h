@@ -90,7 +90,7 @@ class OptionSet {
   template <class T>
   void add(const std::string& key, T& value, const std::string& help);
   /// A sub-table `[key]` with `kind` and the options of that kind.
-  void add(const std::string& key, AnyChoice& choice, const std::string& help);
+  void add_choice(const std::string& key, AnyChoice& choice, const std::string& help);
   /// A sub-table `[key]` described by `describe`.
   void add_group(const std::string& key, const std::string& help,
                  std::function<void(OptionSet&)> describe);

@@ -1,9 +1,7 @@
 #include "data/check.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -14,14 +12,13 @@
 #include "data/listops_file.h"
 #include "data/table.h"
 #include "data/text.h"
-#include "formats/safetensors.h"
 
 namespace formwork {
 namespace {
 
 namespace fs = std::filesystem;
 
-enum class Kind { safetensors, idx, cifar, listops, table, text };
+enum class Kind { idx, cifar, listops, table, text };
 
 std::string extension_of(const std::string& file) {
   return fs::path(file).extension().string();
@@ -34,7 +31,6 @@ std::string_view first_line(std::string_view bytes) {
 Kind kind_of(std::string_view bytes, const std::string& file) {
   const std::string name = fs::path(file).filename().string();
   const std::string extension = extension_of(file);
-  if (extension == ".safetensors") return Kind::safetensors;
   const bool idx_name =
       name.find("idx1-ubyte") != name.npos || name.find("idx3-ubyte") != name.npos;
   const bool idx_bytes = bytes.size() >= 4 && bytes[0] == 0 && bytes[1] == 0 && bytes[2] == 8 &&
@@ -60,14 +56,6 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   std::string text;
   for (const int64_t extent : shape) text += (text.empty() ? "" : "x") + std::to_string(extent);
   return text;
-}
-
-void check_safetensors(std::string_view bytes, const std::string& file, Findings& findings) {
-  const auto parsed = SafetensorsFile::parse(std::as_bytes(std::span(bytes)), file);
-  uint64_t size = 0;
-  for (const TensorEntry& entry : parsed.entries()) size += entry.end - entry.begin;
-  summarise(findings, file, "safetensors: ", parsed.entries().size(), " tensors, ", size,
-            " bytes, ", parsed.metadata().size(), " pieces of metadata");
 }
 
 void check_idx(std::string_view bytes, const std::string& file, Findings& findings) {
@@ -160,8 +148,6 @@ void check_text(std::string_view bytes, const std::string& file, Findings& findi
 
 void check_kind(std::string_view bytes, const std::string& file, Findings& findings) {
   switch (kind_of(bytes, file)) {
-    case Kind::safetensors:
-      return check_safetensors(bytes, file, findings);
     case Kind::idx:
       return check_idx(bytes, file, findings);
     case Kind::cifar:

@@ -10,7 +10,7 @@
 namespace formwork {
 
 /// Looks at a file, or at every file below a folder: finds out what each is (ListOps TSV, IDX,
-/// gzip, CIFAR-10 binary, CSV, safetensors, UTF-8 text or other bytes) and gives one summary for
+/// gzip, CIFAR-10 binary, CSV, UTF-8 text or other bytes) and gives one summary for
 /// each file that can be read, and its problems with their places. A missing path is an Error.
 std::vector<Finding> check_path(const std::string& path);
 

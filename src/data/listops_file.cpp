@@ -1,5 +1,6 @@
 #include "data/listops_file.h"
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,7 +10,6 @@
 #include "core/error.h"
 #include "data/delimited.h"
 #include "data/file.h"
-#include "formats/atomic_file.h"
 
 namespace formwork {
 namespace {
@@ -79,17 +79,16 @@ std::vector<ListopsSample> read_listops_tsv(const std::string& path) {
   return samples;
 }
 
-void write_listops_tsv(const std::string& path, const std::vector<ListopsSample>& samples) {
-  AtomicFile file(path);
+void write_listops_tsv(const std::vector<ListopsSample>& samples,
+                       const std::function<void(std::string_view)>& write) {
   std::string buffer = "Source\tTarget\r\n";
   for (const ListopsSample& sample : samples) {
     buffer += join_text(listops_text(sample.tokens), "\t", sample.label, "\r\n");
     if (buffer.size() < size_t{1} << 20) continue;
-    file.write(buffer);
+    write(buffer);
     buffer.clear();
   }
-  file.write(buffer);
-  file.commit();
+  write(buffer);
 }
 
 }  // namespace formwork

@@ -2,6 +2,7 @@
 // Source<TAB>Target, called basic_train.tsv, basic_val.tsv and basic_test.tsv.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,7 +28,9 @@ std::vector<ListopsSample> parse_listops_tsv(std::string_view text, const std::s
 /// Samples of a TSV file; the first problem is an error.
 std::vector<ListopsSample> read_listops_tsv(const std::string& path);
 
-/// Writes samples in exactly the official format, atomically.
-void write_listops_tsv(const std::string& path, const std::vector<ListopsSample>& samples);
+/// Gives samples in exactly the official format to `write`, part by part: a full training file has
+/// half a gigabyte.
+void write_listops_tsv(const std::vector<ListopsSample>& samples,
+                       const std::function<void(std::string_view)>& write);
 
 }  // namespace formwork

@@ -97,11 +97,10 @@ size_t find_invalid_utf8(std::string_view text) {
 }
 
 CharacterVocabulary::CharacterVocabulary(std::span<const char32_t> text) {
-  std::vector<bool> seen(0x110000, false);
-  for (const char32_t character : text) {
-    check(character < seen.size(), "vocabulary", "holds a number that is no Unicode character");
-    seen[character] = true;
-  }
+  const char32_t largest = text.empty() ? 0 : *std::max_element(text.begin(), text.end());
+  check(largest <= 0x10ffff, "vocabulary", "holds a number that is no Unicode character");
+  std::vector<bool> seen(size_t{largest} + 1, false);
+  for (const char32_t character : text) seen[character] = true;
   for (size_t c = 0; c < seen.size(); ++c) {
     if (seen[c]) characters_.push_back(static_cast<char32_t>(c));
   }

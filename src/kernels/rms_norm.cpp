@@ -2,6 +2,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/rows.h"
+
 namespace formwork {
 namespace {
 
@@ -58,17 +60,13 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   }
 };
 
-at::ScalarType computing_type(const Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 bool served_here(const Tensor& x) {
   return x.device().is_cpu() && x.dim() > 0 && x.size(-1) > 0;
 }
 
 Maybe widened(const Tensor& scale, const Tensor& x) {
   if (!scale.defined()) return std::nullopt;
-  return scale.to(computing_type(x)).contiguous();
+  return scale.to(accumulator_type(x)).contiguous();
 }
 
 }  // namespace

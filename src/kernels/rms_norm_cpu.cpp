@@ -155,10 +155,6 @@ T* data_or_null(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.data_ptr<T>() : nullptr;
 }
 
-at::ScalarType computing_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 }  // namespace
 
 RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& residual,
@@ -168,7 +164,7 @@ RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& residual,
   RmsNormForward result;
   result.y = at::empty_like(x);
   if (residual.defined()) result.sum = at::empty_like(x);
-  result.inverse_root = at::empty({rows}, x.options().dtype(computing_type(x)));
+  result.inverse_root = at::empty({rows}, x.options().dtype(accumulator_type(x)));
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
     using A = Accumulator<scalar_t>;
     forward_rows<scalar_t>(x.data_ptr<scalar_t>(), data_or_null<scalar_t>(residual),

@@ -1,6 +1,7 @@
 // Rows of any floating-point type, seen in the type that kernels compute in.
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -8,11 +9,57 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/lanes.h"
+
 namespace formwork {
 
 /// float64 stays, all others are computed in float32.
 template <class T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+/// The same choice for a tensor.
+inline at::ScalarType accumulator_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+template <class T>
+void widen(const T* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+template <class T>
+void narrow(const float* from, T* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
+}
+
+typedef uint16_t FourShorts __attribute__((vector_size(8)));
+typedef uint32_t FourWords __attribute__((vector_size(16)));
+
+/// bfloat16 is the upper half of a float32.
+inline void widen(const c10::BFloat16* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    FourShorts upper;
+    std::memcpy(&upper, from + i, sizeof(upper));
+    const FourWords whole = __builtin_convertvector(upper, FourWords) << 16;
+    std::memcpy(to + i, &whole, sizeof(whole));
+  }
+  for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+/// To the nearest, ties to even, as c10::BFloat16 rounds; a NaN stays one.
+inline void narrow(const float* from, c10::BFloat16* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    FourWords whole;
+    std::memcpy(&whole, from + i, sizeof(whole));
+    const FourWords rounded = (whole + 0x7fffu + ((whole >> 16) & 1u)) >> 16;
+    const auto is_nan = (whole & 0x7fffffffu) > 0x7f800000u;
+    const FourWords nan = {0x7fc0u, 0x7fc0u, 0x7fc0u, 0x7fc0u};
+    const FourShorts upper = __builtin_convertvector(is_nan ? nan : rounded, FourShorts);
+    std::memcpy(static_cast<void*>(to + i), &upper, sizeof(upper));
+  }
+  for (; i < n; ++i) to[i] = static_cast<c10::BFloat16>(from[i]);
+}
 
 /// Reads rows: the memory itself where the types agree, else a widened copy.
 template <class T>
@@ -25,7 +72,7 @@ class RowReader {
     if constexpr (std::is_same_v<T, Accumulator<T>>) {
       return row;
     } else {
-      for (int64_t i = 0; i < width_; ++i) buffer_[i] = static_cast<float>(row[i]);
+      widen(row, buffer_.data(), width_);
       return buffer_.data();
     }
   }
@@ -49,8 +96,7 @@ class RowWriter {
       return buffer_.data();
   }
   void finish(T* row) {
-    if constexpr (!std::is_same_v<T, Accumulator<T>>)
-      for (int64_t i = 0; i < width_; ++i) row[i] = static_cast<T>(buffer_[i]);
+    if constexpr (!std::is_same_v<T, Accumulator<T>>) narrow(buffer_.data(), row, width_);
   }
 
  private:

@@ -41,18 +41,19 @@ void ModelOptions::describe(OptionSet& o) {
   o.add_group("init", "how linear maps start", [this](OptionSet& inner) { init.describe(inner); });
   o.add_group("head", "from the last vectors to the output",
               [this](OptionSet& inner) { head.describe(inner); });
-  o.add("stem", stem, "how raw input becomes vectors");
-  o.add("conditioning", conditioning, "what is done to the embedded tokens");
-  o.add("position", position, "how the model knows where a token stands");
-  o.add("added_position", added_position,
-        "a second position method that adds to the embedded tokens");
-  o.add("linear", linear, "how linear maps are represented");
-  o.add("depth_plan", depth_plan, "which parameters serve which layer");
-  o.add("mixer", every_layer.mixer, "how tokens exchange information");
-  o.add("channel", every_layer.channel, "what happens inside a token");
-  o.add("norm", every_layer.norm, "how vectors are brought to scale");
-  o.add("wiring", every_layer.wiring, "how sublayers meet the residual stream");
-  o.add("channel_wiring", every_layer.channel_wiring, "the same for channels; default: wiring");
+  o.add_choice("stem", stem, "how raw input becomes vectors");
+  o.add_choice("conditioning", conditioning, "what is done to the embedded tokens");
+  o.add_choice("position", position, "how the model knows where a token stands");
+  o.add_choice("added_position", added_position,
+               "a second position method that adds to the embedded tokens");
+  o.add_choice("linear", linear, "how linear maps are represented");
+  o.add_choice("depth_plan", depth_plan, "which parameters serve which layer");
+  o.add_choice("mixer", every_layer.mixer, "how tokens exchange information");
+  o.add_choice("channel", every_layer.channel, "what happens inside a token");
+  o.add_choice("norm", every_layer.norm, "how vectors are brought to scale");
+  o.add_choice("wiring", every_layer.wiring, "how sublayers meet the residual stream");
+  o.add_choice("channel_wiring", every_layer.channel_wiring,
+               "the same for channels; default: wiring");
   o.add_list(
       "layer", "what differs in some layers",
       [this](OptionSet& inner) { overrides.emplace_back().describe(inner); },

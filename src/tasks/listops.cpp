@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "data/listops_file.h"
+#include "formats/atomic_file.h"
 #include "tasks/order.h"
 #include "tasks/task.h"
 
@@ -131,7 +132,10 @@ class ListopsTask final : public Task {
         generate_listops(generator(options_, random_.child("files").key()), items + 2 * held_out);
     const auto write = [&](Split split, int64_t first, int64_t count) {
       const auto path = std::filesystem::path(folder) / listops_file_name(split);
-      write_listops_tsv(path.string(), {samples.begin() + first, samples.begin() + first + count});
+      AtomicFile file(path.string());
+      write_listops_tsv({samples.begin() + first, samples.begin() + first + count},
+                        [&](std::string_view part) { file.write(part); });
+      file.commit();
     };
     write(Split::train, 0, items);
     write(Split::validation, items, held_out);

@@ -52,10 +52,10 @@ void TrainOptions::describe(OptionSet& o) {
 
 void Recipe::describe(OptionSet& o) {
   o.add("name", name, "names the run folder");
-  o.add("task", task, "what is learned, from which data");
+  o.add_choice("task", task, "what is learned, from which data");
   o.add_group("model", "the Transformer", [this](OptionSet& i) { model.describe(i); });
-  o.add("optimizer", optimizer, "how gradients become steps");
-  o.add("schedule", schedule, "the learning rate over the course of training");
+  o.add_choice("optimizer", optimizer, "how gradients become steps");
+  o.add_choice("schedule", schedule, "the learning rate over the course of training");
   o.add_list(
       "constraint", "what is enforced on gradients and weights",
       [this](OptionSet& i) {

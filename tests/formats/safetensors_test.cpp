@@ -114,9 +114,10 @@ TEST(fault, safetensors_overlaps_and_holes_are_refused) {
     return with_length("{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" + first +
                        "},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":" + second +
                        "}}") +
-           "12345678";
+           "123456789";
   };
-  EXPECT_EQ(refusal(two("[4,8]", "[0,4]")), "");
+  EXPECT_NE(refusal(two("[0,4]", "[5,9]")).find("leaving a hole after 4"), std::string::npos);
+  EXPECT_NE(refusal(two("[4,8]", "[0,4]")).find("end at byte 8"), std::string::npos);
   EXPECT_NE(refusal(two("[0,4]", "[2,6]")).find("inside the tensor before"), std::string::npos);
   EXPECT_NE(refusal(two("[0,4]", "[0,4]")).find("inside the tensor before"), std::string::npos);
 }

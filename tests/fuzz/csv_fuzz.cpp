@@ -1,6 +1,5 @@
-// clang-format off
-// fuzz-sources: src/core/random.cpp src/data/calendar.cpp src/data/delimited.cpp src/data/file.cpp src/data/problem.cpp src/data/table.cpp src/data/text.cpp
-// clang-format on
+// fuzz-sources: src/core/random.cpp src/data/calendar.cpp src/data/delimited.cpp
+// fuzz-sources: src/data/file.cpp src/data/problem.cpp src/data/table.cpp src/data/text.cpp
 #include <cmath>
 #include <cstddef>
 #include <cstdint>

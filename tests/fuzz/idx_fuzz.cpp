@@ -1,7 +1,8 @@
-// clang-format off
-// fuzz-sources: src/core/random.cpp src/data/calendar.cpp src/data/check.cpp src/data/delimited.cpp src/data/file.cpp src/data/images.cpp src/data/listops.cpp src/data/listops_file.cpp src/data/problem.cpp src/data/split.cpp src/data/table.cpp src/data/text.cpp src/formats/atomic_file.cpp src/formats/safetensors.cpp
+// fuzz-sources: src/core/random.cpp src/data/calendar.cpp src/data/check.cpp
+// fuzz-sources: src/data/delimited.cpp src/data/file.cpp src/data/images.cpp src/data/listops.cpp
+// fuzz-sources: src/data/listops_file.cpp src/data/problem.cpp src/data/split.cpp
+// fuzz-sources: src/data/table.cpp src/data/text.cpp
 // fuzz-libraries: z
-// clang-format on
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

@@ -1,6 +1,5 @@
-// clang-format off
-// fuzz-sources: src/core/random.cpp src/data/delimited.cpp src/data/file.cpp src/data/listops.cpp src/data/listops_file.cpp src/data/problem.cpp src/data/split.cpp src/formats/atomic_file.cpp
-// clang-format on
+// fuzz-sources: src/core/random.cpp src/data/delimited.cpp src/data/file.cpp src/data/listops.cpp
+// fuzz-sources: src/data/listops_file.cpp src/data/problem.cpp src/data/split.cpp
 #include <cstddef>
 #include <cstdint>
 #include <string_view>

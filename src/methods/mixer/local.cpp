@@ -81,9 +81,10 @@ class Local final : public Mixer {
         .causal = !forward && !o.as_released, .rotary = true, .bias = true, .equivariant = false};
   }
 
-  Tensor forward(const Tensor& x, Stream& stream, State* state) override {
-    if (state) return decode(x, stream, *state);
-    if (as_released_) return released(x, stream);
+  Tensor forward(const Tensor& given, Stream& stream, State* state) override {
+    if (state) return decode(given, stream, *state);
+    if (as_released_) return released(given, stream);
+    const Tensor x = hide_invalid(given, stream.valid);
     const Tensor positions = positions_of(stream, x, nullptr);
     const Tensor y = banded_attention(position_->rotate(maps_->query(x), positions),
                                       position_->rotate(maps_->key(x), positions), maps_->value(x),
@@ -162,10 +163,12 @@ class Local final : public Mixer {
     return mixed;
   }
 
-  Tensor decode(const Tensor& x, Stream& stream, State& state) const {
+  Tensor decode(const Tensor& given, Stream& stream, State& state) const {
     check(causal_, kOwner, "a mixer that sees both ways cannot decode with a state");
-    state.accept(x, stream.valid);
+    state.accept(given, stream.valid);
     const c10::NoGradGuard no_grad;
+    // What stands at invalid tokens must not reach a product, not even times 0.
+    const Tensor x = hide_invalid(given, stream.valid);
     const Tensor positions = positions_of(stream, x, &state);
     const Tensor q = position_->rotate(maps_->query(x), positions);
     const Tensor k = position_->rotate(maps_->key(x), positions);
@@ -207,7 +210,7 @@ class Local final : public Mixer {
     } else {
       // The keys that may still be seen and the new tokens, each row from a border of blocks on.
       const RingWindow window = feed.window(keys.size(2), reach(), band_.sliding ? 1 : band_.block);
-      const BandedScores banded = scores(window.real, window.positions);
+      const BandedScores banded = scores({}, window.positions);
       y = window.take(banded_attention(window.queries(q), window.join(keys, k),
                                        window.join(values, v), band_, banded));
     }

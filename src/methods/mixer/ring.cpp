@@ -67,7 +67,6 @@ RingWindow RingFeed::window(int64_t ring, int64_t reach, int64_t border) const {
   const Tensor first = (last - reach).clamp_min(0);
   const int64_t width = (after_ - first).max().item<int64_t>();
   window.positions = first + at::arange(std::max<int64_t>(width, 1), first.options());
-  window.real = window.positions < after_;
   window.source = at::where(window.positions < before_, window.positions.remainder(ring),
                             token_at(window.positions) + ring);
   window.place = (places_ - first).clamp_max(window.positions.size(1) - 1);

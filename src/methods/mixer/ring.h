@@ -6,10 +6,10 @@
 namespace formwork {
 
 /// What an attention over the ring and the new tokens sees, row by row on one axis of C places:
-/// first the tokens of the ring that may still be seen, then the new valid tokens, then nothing.
+/// first the tokens of the ring that may still be seen, then the new valid tokens; what follows is
+/// too late to be seen by a causal query.
 struct RingWindow {
   Tensor source;     // [B,C] place in ring (0..R-1) or R + new token
-  Tensor real;       // [B,C] bool: a token is here
   Tensor positions;  // [B,C] how many tokens of the row came before
   Tensor place;      // [B,n] where each new token stands
   int64_t ring = 0;  // R

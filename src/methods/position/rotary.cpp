@@ -27,9 +27,9 @@ class Rotary final : public Position {
   }
 
   Tensor rotate(const Tensor& x, const Tensor& positions) override {
-    // Half precision would lose whole turns of the table, not of x: tables are float32 or better.
-    const auto tables = cache_.find({positions}, x.scalar_type(),
-                                    [&] { return make_tables(positions, x.scalar_type()); });
+    const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    const auto tables =
+        cache_.find({positions}, type, [&] { return make_tables(positions, type); });
     const Pairing pairing = options_.style == "half" ? Pairing::half : Pairing::interleaved;
     if (options_.columns == 0) return rotate_pairs(x, tables[0], tables[1], pairing);
     const Tensor turned = x.narrow(-1, 0, dim_).unflatten(-1, {2, dim_ / 2});

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/rms_norm.h"
+#include "kernels/rows.h"
 #include "support/golden.h"
 #include "support/gradcheck.h"
 #include "support/refusal.h"
@@ -160,6 +161,21 @@ TEST(property, norm_baselines_kernel_matches_plain_operators) {
       expect_close("plain", rms_norm(x, {}, 1e-6).to(at::kDouble),
                    rms_norm_reference(x, {}, 1e-6).to(at::kDouble), allowed);
     }
+  }
+}
+
+TEST(unit, rows_of_bfloat16) {
+  // Every upper half, and lower halves around the ties.
+  for (const int64_t low : {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff}) {
+    const Tensor bits = (at::arange(65536, at::kInt) * 65536 + low).contiguous();
+    const Tensor exact = bits.view(at::kFloat);
+    const int64_t n = exact.numel();
+    Tensor rounded = at::empty({65536}, at::kBFloat16);
+    narrow(exact.const_data_ptr<float>(), rounded.data_ptr<c10::BFloat16>(), n);
+    EXPECT_TRUE(at::allclose(rounded, exact.to(at::kBFloat16), 0, 0, /*equal_nan=*/true)) << low;
+    Tensor back = at::empty({65536}, at::kFloat);
+    widen(rounded.const_data_ptr<c10::BFloat16>(), back.data_ptr<float>(), n);
+    EXPECT_TRUE(at::allclose(back, rounded.to(at::kFloat), 0, 0, /*equal_nan=*/true)) << low;
   }
 }
 

@@ -70,7 +70,7 @@ TEST(property, position_baselines_half_is_interleaved_permuted) {
 
 TEST(property, position_baselines_rotation_matches_plain_operators) {
   for (const Pairing pairing : {Pairing::half, Pairing::interleaved}) {
-    for (const int64_t width : {8, 11}) {
+    for (const int64_t width : {8, 11, 16}) {
       for (const bool transposed : {false, true}) {
         Tensor x = random_leaf(
             transposed ? at::IntArrayRef({2, 5, 3, width}) : at::IntArrayRef({2, 3, 5, width}), 5);
@@ -79,6 +79,11 @@ TEST(property, position_baselines_rotation_matches_plain_operators) {
         const Tensor cosine = angles.cos(), sine = angles.sin();
         expect_close("rotation", rotate_pairs(view(), cosine, sine, pairing),
                      rotate_pairs_reference(view(), cosine, sine, pairing), 1e-14);
+        for (const auto type : {at::kFloat, at::kHalf, at::kBFloat16}) {
+          const Tensor low = rotate_pairs(view().to(type), cosine, sine, pairing);
+          const Tensor plain = rotate_pairs_reference(view(), cosine, sine, pairing);
+          expect_close("rotation", low.to(at::kDouble), plain, type == at::kFloat ? 1e-6 : 1e-2);
+        }
         expect_gradients("rotation", [&] { return rotate_pairs(view(), cosine, sine, pairing); },
                          {{"x", x}});
       }
