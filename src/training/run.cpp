@@ -65,6 +65,7 @@ class Run {
   std::map<std::string, double> evaluate();
   void save();
   void show(const StepResult& result);
+  StepResult step();
   bool improved(double value) const;
   std::string stop_reason(bool signal);
   void finish(RunOutcome& outcome);
@@ -226,13 +227,27 @@ std::string Run::stop_reason(bool signal) {
   return "";
 }
 
+/// A training that breaks names the checkpoint to go on from.
+StepResult Run::step() {
+  try {
+    return trainer_.step();
+  } catch (const Error& error) {
+    if (!folder_) throw;
+    const std::optional<CheckpointPlace> last = latest_checkpoint(folder_->path());
+    display_.finish();
+    throw Error(error.fault(), std::string(error.what()) +
+                                   (last ? "; last good checkpoint: " + last->path
+                                         : "; there is no checkpoint yet in " + folder_->path()));
+  }
+}
+
 RunOutcome Run::go() {
   const TrainOptions& train = recipe_.train;
   StepResult result;
   RunOutcome outcome;
   if (trainer_.finished()) outcome.reason = "budget used";
   while (outcome.reason.empty()) {
-    result = trainer_.step();
+    result = step();
     const int64_t step = trainer_.progress().step;
     const bool signal = processes_.sum(stop_.requested() ? 1.0 : 0.0) > 0.0;
     const bool last = trainer_.finished();
