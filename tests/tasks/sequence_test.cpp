@@ -62,7 +62,11 @@ TEST(property, sequence_task_is_pure_and_parts_do_not_overlap) {
     const Table options{{"problem", problem}, {"length", int64_t{6}}, {"pairs", int64_t{3}}};
     expect_pure("sequence", options);
     if (std::string(problem) == "markov") continue;
-    const auto task = make_task("sequence", options);
+    // So few different questions that an overlap would show.
+    const auto task = make_task("sequence", {{"problem", problem},
+                                             {"length", int64_t{2}},
+                                             {"pairs", int64_t{1}},
+                                             {"digits", int64_t{1}}});
     std::set<std::string> held_out;
     for (int64_t i = 0; i < 100; ++i)
       held_out.insert(text_of(task->validation_batch(i, 1).input.input));
