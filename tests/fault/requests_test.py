@@ -29,13 +29,13 @@ class Refused(tiny.TinyCase):
 
 class Keys(Refused):
     def test_misspelt(self):
-        self.no("model.widht", "model.width", settings=["model.widht=16"])
-        self.no("train.budget.step", "train.budget.steps", settings=["train.budget.step=16"])
+        self.no("model.widht", "did you mean 'width'", settings=["model.widht=16"])
+        self.no("train.budget.step", "did you mean 'steps'", settings=["train.budget.step=16"])
         self.no("optimizer.learning_rte", settings=["optimizer.learning_rte=1"])
 
     def test_misspelt_in_the_file(self):
-        self.no("model.haeds", "model.heads", recipe=self.text(("heads = 2", "haeds = 2")))
-        self.no("trian", "train", recipe=self.text(("[train.budget]", "[trian.budget]")))
+        self.no("changed.toml:10:", "model.haeds", "did you mean 'heads'", recipe=self.text(("heads = 2", "haeds = 2")))
+        self.no("changed.toml:", "trian", "did you mean 'train'", recipe=self.text(("[train.budget]", "[trian.budget]")))
 
     def test_misspelt_method(self):
         self.no("model.mixer", "softmx", "softmax", settings=["model.mixer.kind=softmx"])
@@ -187,7 +187,8 @@ class Verbs(Refused):
         run = self.train("run", "train.budget.steps=1")
         before = self.files()
         self.refused("evaluate", run, "--set", "model.width=32", names=["tensor"])
-        self.refused("evaluate", run, "--set", "task.lenght=8", names=["task.lenght", "task.length"])
+        self.refused("evaluate", run, "--set", "task.lenght=8",
+                     names=["task.lenght", "did you mean 'length'"])
         self.refused("evaluate", run, "--items", "-1", names=["--items"])
         self.refused("generate", run, "--prompt", "", names=["--prompt"])
         self.refused("generate", run, "--temperature", "-1", names=["--temperature"])
