@@ -190,11 +190,19 @@ class Data(tiny.TinyCase):
         self.assertTrue(all(files["one"].values()))
 
     def test_check_names_the_place(self):
-        self.write("lists/basic_train.tsv", "Source\tTarget\n[MAX 1 2 ]\t2\n[MAX 1 2 ]\t7\n[MIN 1\t1\n")
-        found = self.formwork("data", "check", "lists/basic_train.tsv", expect=2).stdout
-        self.assertIn("basic_train.tsv:3", found)
-        self.assertIn("basic_train.tsv:4", found)
-        self.assertNotIn("basic_train.tsv:2", found)
+        self.formwork("data", "listops", "--to", "lists", "--items", 10, "--set", "length=64")
+        path = self.folder / "lists" / "basic_train.tsv"
+        lines = path.read_text().splitlines()
+        source, target = lines[2].split("\t")
+        lines[2] = f"{source}\t{(int(target) + 1) % 10}"
+        source, target = lines[3].split("\t")
+        lines[3] = f"{source[:-2]}\t{target}"
+        path.write_text("\n".join(lines) + "\n")
+        found = self.formwork("data", "check", path, expect=2).stdout
+        self.assertIn(f"basic_train.tsv:3:{len(lines[2])}", found)
+        self.assertIn("basic_train.tsv:4:", found)
+        for good in (1, 2, 5, 6):
+            self.assertNotIn(f"basic_train.tsv:{good}:", found)
         self.assertIn("2 problems", found)
 
     def test_check_of_a_good_text(self):
