@@ -61,14 +61,16 @@ void add_bench_verb(CLI::App& app) {
   const auto request = std::make_shared<BenchRequest>();
   CLI::App* verb = app.add_subcommand("bench", "measure speed on this machine");
   verb->require_subcommand(1);
+  verb->footer("Example:\n  formwork bench train --recipe recipes/bench-listops.toml --json");
   CLI::App* train = verb->add_subcommand("train", "tokens a second of training a recipe");
   train->add_option("--recipe", request->recipe, "a TOML file")->required();
   train->add_option("--set", request->overrides, "KEY=VALUE, changes one key; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
-  train->add_option("--steps", request->steps, "steps timed")->check(CLI::PositiveNumber);
+  train->add_option("--steps", request->steps, "steps timed")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 53));
   train->add_option("--warm-up", request->warm_up, "steps before, not timed")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53));
   train->add_flag("--json", request->json, "figures as JSON");
   train->footer("Example:\n  formwork bench train --recipe recipes/shakespeare.toml --json");
   train->callback([request] { bench_train(*request); });

@@ -46,9 +46,9 @@ void add_evaluate_verb(CLI::App& app) {
       ->take_all()
       ->allow_extra_args(false);
   verb->add_option("--items", request->items, "validation items used; 0 = all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53));
   verb->add_option("--batch", request->batch, "items a batch; 0 = as in training")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53));
   verb->add_flag("--json", request->json, "figures as JSON");
   verb->footer(
       "Examples:\n"

@@ -62,7 +62,7 @@ void generate_verb(const GenerateRequest& request) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   const double rate = static_cast<double>(made.size()) / seconds;
   if (!request.json) {
-    std::cout << "\n";
+    std::cout << std::endl;
     if (!request.quiet) std::fprintf(stderr, "%zu tokens, %.0f tokens/s\n", made.size(), rate);
     return;
   }
@@ -82,13 +82,15 @@ void add_generate_verb(CLI::App& app) {
   CLI::App* verb = app.add_subcommand("generate", "let a trained decoder write");
   verb->add_option("run", request->run, "a run folder or a checkpoint folder")->required();
   verb->add_option("--prompt", request->prompt, "the text to go on from");
-  verb->add_option("--tokens", request->tokens, "tokens to make")->check(CLI::PositiveNumber);
-  verb->add_option("--seed", request->seed, "decides the draw")->check(CLI::NonNegativeNumber);
+  verb->add_option("--tokens", request->tokens, "tokens to make")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 53));
+  verb->add_option("--seed", request->seed, "decides the draw")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53));
   SamplingOptions& s = request->sampling;
   verb->add_option("--temperature", s.temperature, "0 takes the likeliest token")
       ->check(CLI::Range(0.0, 1e6));
   verb->add_option("--top-k", s.top_k, "draw from the k likeliest; 0 = all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 53));
   verb->add_option("--top-p", s.top_p, "draw from the smallest set with this probability")
       ->check(CLI::Range(0.0, 1.0));
   verb->add_option("--min-p", s.min_p, "least probability relative to the likeliest")

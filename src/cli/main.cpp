@@ -43,10 +43,28 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
     if (app.get_subcommands().empty()) std::cout << app.help();
     return 0;
+  } catch (const CLI::RuntimeError& end) {
+    return end.get_exit_code();  // a verb that has said all it had to, see end_with
+  } catch (const CLI::Success& help) {
+    return app.exit(help);  // prints the help or the version
+  } catch (const CLI::ExtrasError& error) {
+    std::vector<std::string> verbs;
+    for (const CLI::App* verb : app.get_subcommands(nullptr)) verbs.push_back(verb->get_name());
+    const std::string word = argc > 1 ? argv[1] : "";
+    if (app.get_subcommands().empty() && !word.empty() && word[0] != '-')
+      refuse("command line", unknown_name("verb", word, verbs));
+    refuse("command line", error.what(), "; formwork VERB --help shows what is valid");
   } catch (const CLI::ParseError& error) {
-    // CLI11 prints help and version itself; everything else is the user's mistake.
-    return app.exit(error) == 0 ? 0 : 2;
+    refuse("command line", error.what(), "; formwork VERB --help shows what is valid");
   }
+}
+
+int out_of_memory() {
+  std::fprintf(
+      stderr,
+      "formwork: model.width: out of memory; make model.width, model.depth, task.length or "
+      "train.batch smaller\n");
+  return 1;
 }
 
 /// PyTorch's messages go on with a stack trace after the first line.
@@ -73,10 +91,10 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "formwork: %s\n", error.what());
     return error.fault() == formwork::Fault::request ? 2 : 1;
   } catch (const std::bad_alloc&) {
-    std::fprintf(stderr,
-                 "formwork: out of memory; make train.batch, task.length or model.width smaller\n");
-    return 1;
+    return formwork::out_of_memory();
   } catch (const std::exception& error) {
+    if (std::string(error.what()).find("allocate memory") != std::string::npos)
+      return formwork::out_of_memory();
     std::fprintf(stderr, "formwork: %s\n", formwork::first_line(error.what()).c_str());
     return 1;
   }

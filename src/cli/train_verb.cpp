@@ -17,6 +17,8 @@ struct TrainRequest {
 
 void train(const TrainRequest& request) {
   if (request.processes > 1 && !Processes::started()) {
+    Recipe::read(request.recipe,
+                 request.overrides);  // a mistake is told once, not by every process
     end_with(run_processes(static_cast<int>(request.processes), command_line()));
     return;
   }

@@ -6,7 +6,10 @@
 namespace formwork {
 namespace {
 
+/// A bound as a person writes it: 1, not 1.0.
 std::string number_text(double value) {
+  if (value == std::floor(value) && std::fabs(value) < 1e15)
+    return Value(static_cast<int64_t>(value)).text();
   return Value(value).text();
 }
 

@@ -112,6 +112,12 @@ Value& descend(Value& at, const std::string& part, const std::string& path) {
           " entries from 0");
     return (*list)[index];
   }
+  // `mixer = "softmax"` is short for a table, so a key inside it is meant of that table.
+  if (const std::string* kind = at.get<std::string>()) {
+    Table table{{"kind", Value(*kind)}};
+    table.front().second.place = at.place;
+    at = Value(std::move(table));
+  }
   check(at.is_null() || at.get<Table>(), path, "'", part, "' lies inside ", at.kind(),
         ", but only a table has keys");
   return at[part];
@@ -175,7 +181,20 @@ std::string write_toml(const Value& table) {
 
 void set_by_path(Value& root, const std::string& path, Value value) {
   Value* at = &root;
-  for (const std::string& part : split_path(path, path)) at = &descend(*at, part, path);
+  Value* parent = nullptr;
+  const std::vector<std::string> parts = split_path(path, path);
+  for (const std::string& part : parts) {
+    parent = at;
+    at = &descend(*at, part, path);
+  }
+  // Another kind has other options: those of the old one go.
+  const bool other_kind = parts.back() == "kind" && !at->is_null() && at->text() != value.text();
+  if (other_kind && parent->get<Table>()) {
+    const Place place = parent->place;
+    *parent = Value(Table{{"kind", std::move(value)}});
+    parent->place = place;
+    return;
+  }
   *at = std::move(value);
 }
 

@@ -70,7 +70,8 @@ Value read_toml(const std::string& path);
 std::string write_toml(const Value& table);
 /// Applies "a.b.0.c=value" to a table; the right side is TOML, or else taken as a string.
 void set_by_path(Value& root, const std::string& assignment, const std::string& origin = "--set");
-/// Sets `value` at a dotted path such as "model.norm.kind" or "model.layer.0.mixer".
+/// Sets `value` at a dotted path such as "model.norm.kind" or "model.layer.0.mixer". Setting
+/// another `kind` drops the options that belonged to the old one.
 void set_by_path(Value& root, const std::string& path, Value value);
 
 }  // namespace formwork

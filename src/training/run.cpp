@@ -1,5 +1,7 @@
 #include "training/run.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -65,6 +67,7 @@ class Run {
   std::map<std::string, double> evaluate();
   void save();
   void show(const StepResult& result);
+  StepResult step();
   bool improved(double value) const;
   std::string stop_reason(bool signal);
   void finish(RunOutcome& outcome);
@@ -94,7 +97,11 @@ Value Run::progress_value() const {
   value["flops"] = Value(progress.flops);
   value["seconds"] = Value(progress.seconds);
   value["fingerprint"] = Value(const_cast<Trainer&>(trainer_).task().fingerprint());
-  for (const auto& [name, figure] : last_metrics_) value[name] = Value(figure);
+  // The main metric at the top for the rule that keeps checkpoints, all of them together below.
+  for (const auto& [name, figure] : last_metrics_) {
+    value[name] = Value(figure);
+    value["metrics"][name] = Value(figure);
+  }
   if (best_.value) value["best_value"] = Value(*best_.value);
   value["best_step"] = Value(best_.step);
   value["without_gain"] = Value(best_.without_gain);
@@ -128,6 +135,9 @@ void Run::restore(const Checkpoint& checkpoint) {
     best_.value = number(checkpoint.progress, "best_value");
   best_.step = static_cast<int64_t>(number(checkpoint.progress, "best_step"));
   best_.without_gain = static_cast<int64_t>(number(checkpoint.progress, "without_gain"));
+  if (const Value* figures = checkpoint.progress.find("metrics"))
+    for (const auto& [name, value] : *figures->get<Table>())
+      last_metrics_[name] = number(*figures, name);
   rate_tokens_ = progress.tokens;
   rate_seconds_ = progress.seconds;
   saved_at_ = checkpoint.step;
@@ -226,13 +236,29 @@ std::string Run::stop_reason(bool signal) {
   return "";
 }
 
+/// A training that breaks names the checkpoint to go on from.
+StepResult Run::step() {
+  try {
+    return trainer_.step();
+  } catch (const ProcessGone&) {
+    throw;  // says all there is to say, and the launcher knows it by its type
+  } catch (const Error& error) {
+    if (!folder_) throw;
+    const std::optional<CheckpointPlace> last = latest_checkpoint(folder_->path());
+    display_.finish();
+    throw Error(error.fault(), std::string(error.what()) +
+                                   (last ? "; last good checkpoint: " + last->path
+                                         : "; there is no checkpoint yet in " + folder_->path()));
+  }
+}
+
 RunOutcome Run::go() {
   const TrainOptions& train = recipe_.train;
   StepResult result;
   RunOutcome outcome;
-  if (trainer_.finished()) outcome.reason = "budget used";
+  outcome.reason = stop_reason(false);  // a finished run may be resumed
   while (outcome.reason.empty()) {
-    result = trainer_.step();
+    result = step();
     const int64_t step = trainer_.progress().step;
     const bool signal = processes_.sum(stop_.requested() ? 1.0 : 0.0) > 0.0;
     const bool last = trainer_.finished();
@@ -333,12 +359,15 @@ RunOutcome resume_run(const std::string& folder, const std::string& checkpoint,
   std::string path = checkpoint;
   if (path.empty()) {
     const std::optional<CheckpointPlace> newest = latest_checkpoint(folder, &damaged);
-    check(newest.has_value(), folder, "holds no whole checkpoint to go on from",
-          damaged.empty() ? "; start it again with formwork train" : ": " + damaged.front());
+    if (!newest && !damaged.empty())
+      fail(folder, "holds no whole checkpoint to go on from: ", damaged.front());
+    check(newest.has_value(), folder,
+          "holds no checkpoint to go on from; start it again with formwork train");
     path = newest->path;
   }
   const Checkpoint from = load_checkpoint(path);
   Recipe recipe = recipe_of(from, path, overrides);
+  if (recipe.train.threads > 0) at::set_num_threads(static_cast<int>(recipe.train.threads));
   Run run(recipe, processes, console);
   run.restore(from);
   if (held) {

@@ -28,7 +28,6 @@ class Position : public Module {
     bool toeplitz = false;   // the bias depends on key minus query only: diagonals() works
     bool shared = true;      // one object for all layers, or one a layer
     bool any_length = true;  // defined beyond the lengths met in training
-    bool rerotates = false;  // a longer sequence turns earlier keys anew: cache them unrotated
   };
 
   /// x [B,N,D] → x with positions added.

@@ -10,7 +10,9 @@ namespace {
 /// Turns pairs of channels of queries and keys by an angle that grows with the position, so that a
 /// score depends on key minus query only. With s = 2c or c (style), (x_s, x_s') turns by p·g_c,
 /// g_c = base^(-2c/d). Su et al. 2021, arXiv 2104.09864; scalings: Chen et al. 2023 (2306.15595),
-/// bloc97 2023 (NTK-aware), Peng et al. 2023 (2309.00071).
+/// bloc97 2023 (NTK-aware), Peng et al. 2023 (2309.00071). With scaling dynamic the frequencies
+/// follow the longest position of each call: keys cached before the sequence outgrew
+/// original_length keep their rotation, so decoding then differs from one pass over all tokens.
 class Rotary final : public Position {
  public:
   Rotary(const RotaryOptions& options, const PositionSite& site)
@@ -21,10 +23,7 @@ class Rotary final : public Position {
     check(options.columns == 0 || dim_ % 4 == 0, "position.rotary_dim", "found ", dim_,
           " with position.columns; valid: a multiple of 4 for a grid");
   }
-  static Traits traits(const RotaryOptions& options) {
-    return {.rotates = true,
-            .rerotates = options.scaling == "dynamic" && options.dynamic_recompute};
-  }
+  static Traits traits(const RotaryOptions&) { return {.rotates = true}; }
 
   Tensor rotate(const Tensor& x, const Tensor& positions) override {
     const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;

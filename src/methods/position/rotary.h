@@ -21,7 +21,6 @@ struct RotaryOptions {
   double beta_fast = 32.0, beta_slow = 1.0;
   std::optional<double> mscale, mscale_all_dim, attention_factor;
   double low = 1.0, high = 4.0;
-  bool dynamic_recompute = false;
   void describe(OptionSet& o);
 };
 

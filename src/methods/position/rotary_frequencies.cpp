@@ -78,8 +78,6 @@ void RotaryOptions::describe(OptionSet& o) {
   o.add("attention_factor", attention_factor, "replaces the factor on cosines and sines", above(0));
   o.add("low", low, "llama3: turns below which a pair is fully stretched", above(0));
   o.add("high", high, "llama3: turns above which a pair stays", above(0));
-  o.add("dynamic_recompute", dynamic_recompute,
-        "dynamic: turn cached keys anew when the sequence grows");
   o.require(
       "rotary_dim", [this] { return !rotary_dim || *rotary_dim % 2 == 0; }, "must be even");
   o.require(

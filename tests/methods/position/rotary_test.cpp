@@ -201,7 +201,6 @@ TEST(unit, rotary_options) {
   says({{"mscale", 1.0}}, 8, "mscale");
   says({{"high", 0.5}}, 8, "high");
   EXPECT_TRUE(Choice<Position>("rotary").traits().rotates);
-  EXPECT_FALSE(Choice<Position>("rotary").traits().rerotates);
 }
 
 }  // namespace
