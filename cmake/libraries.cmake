@@ -32,7 +32,7 @@ target_link_libraries(formwork_libraries INTERFACE tomlplusplus::tomlplusplus CL
 
 # mimalloc keeps the memory of freed tensors at hand. Only programs link it, before everything else,
 # and never together with a sanitizer's own allocator.
-option(FORMWORK_MIMALLOC "let mimalloc serve the programs' memory where it is installed" ON)
+option(FORMWORK_MIMALLOC "let mimalloc serve the programs' memory where it is installed" OFF)
 add_library(formwork_allocator INTERFACE)
 if(FORMWORK_MIMALLOC AND NOT FORMWORK_SANITIZE)
   find_package(mimalloc QUIET)
