@@ -70,7 +70,7 @@ prepare_packages() {  # groups...
   if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     packages_hint="This is no Debian: install what stands for $(list_packages "$@")by your own means"
     [ "$(uname)" = Darwin ] && packages_hint="On macOS: brew install cmake ninja ccache tomlplusplus cli11 \
-nlohmann-json xxhash zlib libpng googletest mimalloc llvm clang-format"
+nlohmann-json xxhash zlib libpng googletest llvm clang-format"
     say "$packages_hint; going on with what is here."
     return
   fi
