@@ -30,8 +30,8 @@ endif()
 target_link_libraries(formwork_libraries INTERFACE tomlplusplus::tomlplusplus CLI11::CLI11
                       nlohmann_json::nlohmann_json ZLIB::ZLIB PNG::PNG ${XXHASH_LIBRARY} Threads::Threads)
 
-# Off: measured slower than the C library told to keep what is freed (src/cli/main.cpp). mimalloc keeps the memory of freed tensors at hand. Only programs link it, before everything else,
-# and never together with a sanitizer's own allocator.
+# Off: measured slower than the C library told to keep what is freed (src/cli/main.cpp). Only
+# programs link it, before everything else, and never together with a sanitizer's own allocator.
 option(FORMWORK_MIMALLOC "let mimalloc serve the programs' memory where it is installed" OFF)
 add_library(formwork_allocator INTERFACE)
 if(FORMWORK_MIMALLOC AND NOT FORMWORK_SANITIZE)
