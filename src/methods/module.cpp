@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "core/memory.h"
 #include "core/options.h"
 
 namespace formwork {
@@ -23,6 +24,17 @@ constexpr std::pair<Role, const char*> kRoles[] = {
 std::string full_name(const std::string& prefix, const std::string& name) {
   if (prefix.empty()) return name;
   return name.empty() ? prefix : prefix + "." + name;
+}
+
+/// Memory for a tensor of parameters, asked for only where there is room for it.
+Tensor empty_parameter(at::IntArrayRef shape) {
+  double bytes = sizeof(float);
+  for (const int64_t size : shape) bytes *= static_cast<double>(size);
+  if (bytes > 1 << 28)  // smaller ones are not worth looking at the machine
+    check_room(bytes, "model.width",
+               join_text("for parameters of shape ", shape,
+                         "; make model.width, model.depth or the vocabulary smaller"));
+  return at::empty(shape);
 }
 
 }  // namespace
@@ -120,11 +132,11 @@ at::Generator generator_of(const RandomStream& stream) {
 }
 
 Tensor normal_tensor(at::IntArrayRef shape, double deviation, const RandomStream& stream) {
-  return at::empty(shape).normal_(0.0, deviation, generator_of(stream));
+  return empty_parameter(shape).normal_(0.0, deviation, generator_of(stream));
 }
 
 Tensor uniform_tensor(at::IntArrayRef shape, double low, double high, const RandomStream& stream) {
-  return at::empty(shape).uniform_(low, high, generator_of(stream));
+  return empty_parameter(shape).uniform_(low, high, generator_of(stream));
 }
 
 }  // namespace formwork

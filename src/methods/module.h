@@ -44,6 +44,13 @@ struct Parameter {
   double rate = 1.0;   // factor on the learning rate
 };
 
+/// Where training stands, for what follows a schedule inside the model (warm-up, progressive
+/// replacement): a pure function of the step, so that a resumed run goes on unchanged.
+struct Elapsed {
+  int64_t step = 0;       // steps done before this one
+  double fraction = 0.0;  // of the budget used up, 0 to 1
+};
+
 /// A node of the model: owns parameters, buffers and children by name.
 /// (torch::nn::Module would cost each file four more seconds to compile and knows no roles.)
 class Module {
@@ -67,6 +74,8 @@ class Module {
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
+  /// Told to every module before each training step.
+  virtual void before_step(const Elapsed&) {}
   /// Visits this module and all below it once, with dotted names.
   void visit(const std::function<void(const std::string&, Module&)>& visitor);
 

@@ -1,5 +1,8 @@
 #include "model/stack.h"
 
+#include "core/memory.h"
+#include "methods/dropout.h"
+
 namespace formwork {
 namespace {
 
@@ -15,11 +18,22 @@ std::shared_ptr<Norm> make_norm(const Choice<Norm>& choice, int64_t width,
   return choice.make(site);
 }
 
-PositionSite position_site(const Site& site) {
+/// Refuses a depth whose parameters alone could not be held, once the size of one layer is known.
+void check_depth_fits(const Block& block, int64_t built, int64_t all) {
+  double bytes = 0.0;
+  for (const Parameter& parameter : block.parameters())
+    bytes += static_cast<double>(parameter.tensor.nbytes());
+  check_room(bytes * static_cast<double>(all - built), "model.depth",
+             join_text("for the parameters of ", all, " layers; about ",
+                       static_cast<int64_t>(static_cast<double>(available_memory()) / bytes),
+                       " layers of this width would fit"));
+}
+
+PositionSite position_site(const Site& site, const Mixer::Traits& mixer) {
   PositionSite position;
   position.width = site.width;
   position.heads = site.heads;
-  position.head_width = site.width / site.heads;
+  position.head_width = (mixer.qkv_width > 0 ? mixer.qkv_width : site.width) / site.heads;
   position.length = site.length;
   position.causal = site.causal;
   position.random = site.random.child("position");
@@ -64,9 +78,10 @@ Stack::Stack(const ModelOptions& options, const Setup& setup, const RandomStream
 
   site.name = "conditioning";
   conditioning_ = add_module("conditioning", options.conditioning.make(site));
-  PositionSite where = position_site(site);
+  const Mixer::Traits mixer = options.layer(0).mixer.traits();
+  PositionSite where = position_site(site, mixer);
   position_ = add_module("position", options.position.make(where));
-  PositionSite added = position_site(site);
+  PositionSite added = position_site(site, mixer);
   added.random = random.child("added_position");
   added_position_ = add_module("added_position", options.added_position.make(added));
   site.position = position_;
@@ -101,11 +116,12 @@ void Stack::build_blocks(const ModelOptions& options, const Setup& setup,
     site.random = random.child(site.name);
     site.position = position_;
     if (!shared && i > 0) {
-      PositionSite where = position_site(site);
+      PositionSite where = position_site(site, options.layer(i).mixer.traits());
       site.position = add_module(site.name + ".position", options.position.make(where));
     }
     blocks_.push_back(
         add_module(site.name, std::make_shared<Block>(options.layer(i), site, setup.cross)));
+    if (i == 0) check_depth_fits(*blocks_[0], 1, plan.blocks);
   }
   for (size_t i = 0; i < order_.size(); ++i) names_.push_back(join_text("layers.", i));
 }
@@ -136,7 +152,7 @@ void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>*
   if (!stream.positions.defined()) stream.positions = positions_of(stream, states);
   stream.x = conditioning_->forward(stream.x, stream);
   stream.x = added_position_->add(position_->add(stream.x, stream.positions), stream.positions);
-  if (training() && dropout_ > 0.0) stream.x = at::dropout(stream.x, dropout_, true);
+  stream.x = dropped(stream.x, dropout_, training());
   if (embed_norm_) stream.x = embed_norm_->forward(stream.x, stream.valid);
   stream.show("output", stream.x);
 }

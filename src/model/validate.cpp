@@ -39,6 +39,11 @@ void check_layer(const ModelOptions& options, const TaskForm& task, int64_t inde
         " rotates queries and keys, but model.mixer.kind = ", kind, " in layer ", index,
         " has none to rotate; valid positions: ",
         kinds_that<Position>([](const auto& t) { return !t.rotates && !t.biases; }));
+  const int64_t width = options.layer(0).mixer.traits().qkv_width;
+  check(!position.rotates || !position.shared || mixer.qkv_width == width, "model.position.kind",
+        position_kind, " turns the heads of all layers alike, but model.mixer.qkv_dim is ",
+        mixer.qkv_width, " in layer ", index, " and ", width,
+        " in layer 0 (0: model.width); valid: the same in all layers");
   check(!position.biases || mixer.bias, "model.position.kind", position_kind,
         " adds a bias to scores, but model.mixer.kind = ", kind, " in layer ", index,
         " forms no pair scores; valid positions: ", kinds_that<Position>([&](const auto& t) {

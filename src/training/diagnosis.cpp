@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "training/memory.h"
+#include "core/memory.h"
 #include "training/precision.h"
 
 namespace formwork {
@@ -39,10 +39,6 @@ class PeakBytes final : public c10::MemoryReportingInfoBase {
   int64_t now_ = 0;
   int64_t peak_ = 0;
 };
-
-double gib(double bytes) {
-  return std::round(bytes / 1e7) / 100.0;
-}
 
 }  // namespace
 
@@ -98,11 +94,12 @@ void check_batch_fits(double bytes_per_item, int64_t batch, int64_t accumulate,
   if (need <= left) return;
   const int64_t fits = static_cast<int64_t>((0.9 * left - fixed) / bytes_per_item);
   if (fits < 1)
-    fail("train.batch", "out of memory: one item needs ", gib(fixed + bytes_per_item), " GB and ",
-         gib(left), " GB are left; make model.width, model.depth or task.length smaller");
+    fail("train.batch", "out of memory: one item needs ", gigabytes(fixed + bytes_per_item),
+         " GB and ", gigabytes(left),
+         " GB are left; make model.width, model.depth or task.length smaller");
   const int64_t passes = (batch * accumulate + fits - 1) / fits;
-  fail("train.batch", "out of memory: a batch of ", batch, " needs ", gib(need), " GB and ",
-       gib(left), " GB are left; train.batch = ", fits,
+  fail("train.batch", "out of memory: a batch of ", batch, " needs ", gigabytes(need), " GB and ",
+       gigabytes(left), " GB are left; train.batch = ", fits,
        " would fit (with train.accumulate = ", passes,
        " a step learns from as many items as before)");
 }

@@ -17,7 +17,7 @@
 #endif
 
 #include "core/build_info.h"
-#include "training/memory.h"
+#include "core/memory.h"
 
 namespace formwork {
 namespace {

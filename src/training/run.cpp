@@ -8,10 +8,10 @@
 #include <filesystem>
 #include <optional>
 
+#include "core/memory.h"
 #include "formats/json.h"
 #include "formats/tensorboard.h"
 #include "training/machine.h"
-#include "training/memory.h"
 #include "training/report.h"
 #include "training/run_folder.h"
 #include "training/stop_signal.h"
@@ -96,7 +96,7 @@ Value Run::progress_value() const {
   value["tokens"] = Value(progress.tokens);
   value["flops"] = Value(progress.flops);
   value["seconds"] = Value(progress.seconds);
-  value["fingerprint"] = Value(const_cast<Trainer&>(trainer_).task().fingerprint());
+  value["fingerprint"] = Value(trainer_.task().fingerprint());
   // The main metric at the top for the rule that keeps checkpoints, all of them together below.
   for (const auto& [name, figure] : last_metrics_) {
     value[name] = Value(figure);
@@ -147,7 +147,7 @@ bool Run::improved(double value) const {
   if (!std::isfinite(value)) return false;
   if (!best_.value) return true;
   const double gain = trainer_.progress().step == 0 ? 0.0 : recipe_.train.early_stop.min_delta;
-  const bool more = const_cast<Trainer&>(trainer_).task().more_is_better();
+  const bool more = trainer_.task().more_is_better();
   return more ? value > *best_.value + gain : value < *best_.value - gain;
 }
 

@@ -44,11 +44,6 @@ Trainer::Trainer(Recipe& recipe, Processes& processes)
 
 Trainer::~Trainer() = default;
 
-int64_t Trainer::tokens_per_step() const {
-  if (progress_.step == 0) return 0;
-  return static_cast<int64_t>(progress_.tokens / static_cast<double>(progress_.step));
-}
-
 double Trainer::fraction() const {
   const BudgetOptions& budget = recipe_.train.budget;
   double used = 0.0;
@@ -133,6 +128,8 @@ StepResult Trainer::step() {
   std::vector<Batch> batches;
   double count = 0.0;
   double tokens = 0.0;
+  const Elapsed elapsed{progress_.step, fraction()};
+  model_->visit([&](const std::string&, Module& module) { module.before_step(elapsed); });
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
     batches.push_back(data_->next());
     match_type(batches.back(), model_->type());

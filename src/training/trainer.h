@@ -40,7 +40,6 @@ class Trainer {
   double fraction() const;
   /// Planned number of steps; an estimate where the budget is not in steps, 0 before it is known.
   int64_t planned_steps() const;
-  int64_t tokens_per_step() const;
 
   std::map<std::string, Tensor> model_tensors();
   std::map<std::string, Tensor> optimizer_tensors();
@@ -53,7 +52,7 @@ class Trainer {
 
   const Progress& progress() const { return progress_; }
   Model& model() { return *model_; }
-  Task& task() { return *task_; }
+  Task& task() const { return *task_; }
   /// Refuses, with what would fit, when a step is going to need more memory than there is.
   void check_memory();
 

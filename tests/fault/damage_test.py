@@ -150,6 +150,13 @@ class Memory(tiny.TinyCase):
         self.assertRegex(said, r"model\.(width|depth)")
         self.assertFalse((self.folder / "run").exists())
 
+    def test_depth_that_cannot_fit(self):
+        said = self.refused("train", self.recipe, "--out", "run", timeout=60, code=1,
+                            *tiny.given(["model.width=1024", "model.depth=50000"]),
+                            names=["model.depth", "50000 layers"])
+        self.assertRegex(said, r"about \d+ layers of this width would fit")
+        self.assertFalse((self.folder / "run").exists())
+
 
 if __name__ == "__main__":
     formwork_case.main()

@@ -2,6 +2,7 @@
 
 #include "methods/channel/activation.h"
 #include "methods/channel/channel.h"
+#include "methods/dropout.h"
 
 namespace formwork {
 namespace {
@@ -42,14 +43,11 @@ class Mlp final : public Channel {
   Tensor forward(const Tensor& x, Stream& stream) override {
     const Tensor hidden = act_(up_->forward(x));
     stream.show("hidden", hidden);
-    return dropped(down_->forward(dropped(hidden)));
+    const Tensor kept = dropped(hidden, dropout_, training());
+    return dropped(down_->forward(kept), dropout_, training());
   }
 
  private:
-  Tensor dropped(const Tensor& v) const {
-    return dropout_ > 0 && training() ? at::dropout(v, dropout_, true) : v;
-  }
-
   double dropout_;
   Tensor (*act_)(const Tensor&);
   std::shared_ptr<Linear> up_, down_;

@@ -46,7 +46,9 @@ class LinearMixer final : public Mixer {
         maps_(add_module("", std::make_shared<Projections>(site, sizes_))) {
     check(!site.cross, "mixer.kind", "'linear' cannot read another sequence; valid: softmax");
   }
-  static Traits traits(const LinearMixerOptions&) { return {.rotary = true}; }
+  static Traits traits(const LinearMixerOptions& o) {
+    return {.rotary = true, .qkv_width = o.qkv_dim.value_or(0)};
+  }
 
   Tensor forward(const Tensor& x, Stream& stream, State* state) override {
     if (!state) return finish(mix(x, stream, nullptr), x, stream);

@@ -77,8 +77,11 @@ class Local final : public Mixer {
   }
   static Traits traits(const LocalOptions& o) {
     const bool forward = o.mode == "sliding" ? o.window_right.value_or(0) > 0 : o.look_forward > 0;
-    return {
-        .causal = !forward && !o.as_released, .rotary = true, .bias = true, .equivariant = false};
+    return {.causal = !forward && !o.as_released,
+            .rotary = true,
+            .bias = true,
+            .qkv_width = o.qkv_dim.value_or(0),
+            .equivariant = false};
   }
 
   Tensor forward(const Tensor& given, Stream& stream, State* state) override {

@@ -24,6 +24,7 @@ class Mixer : public Module {
     bool bias = false;            // honours Position::bias
     bool fixed_length = false;    // needs Site::length and accepts no other
     bool changes_length = false;  // may return fewer tokens
+    int64_t qkv_width = 0;        // channels of all heads' queries; 0 = the model's width
     bool equivariant = true;  // without positions or causality, permuting tokens permutes outputs
   };
 

@@ -45,8 +45,8 @@ class Softmax final : public Mixer {
     q_gain_ = add_parameter("q_norm.weight", at::ones({sizes_.head_width}), Role::norm);
     k_gain_ = add_parameter("k_norm.weight", at::ones({sizes_.head_width}), Role::norm);
   }
-  static Traits traits(const SoftmaxOptions&) {
-    return {.cross = true, .rotary = true, .bias = true};
+  static Traits traits(const SoftmaxOptions& o) {
+    return {.cross = true, .rotary = true, .bias = true, .qkv_width = o.qkv_dim.value_or(0)};
   }
 
   Tensor forward(const Tensor& x, Stream& stream, State* state) override {

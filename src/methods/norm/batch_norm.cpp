@@ -40,6 +40,12 @@ class BatchNorm final : public Norm {
     return at::zeros(tokens.sizes(), normed.options()).index_copy(0, kept, normed).view(x.sizes());
   }
   Tensor gain() const override { return weight_; }
+  std::optional<Affine> folded() const override {
+    const Tensor inverse = at::rsqrt(variance_ + options_.eps);
+    const Tensor scale = weight_.defined() ? inverse * weight_ : inverse;
+    const Tensor shift = -mean_ * scale;
+    return Affine{scale, bias_.defined() ? shift + bias_ : shift};
+  }
 
  private:
   Tensor over_tokens(const Tensor& tokens) {

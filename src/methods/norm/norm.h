@@ -1,6 +1,8 @@
 // Axis "norm": how the vectors of a token are brought to scale.
 #pragma once
 
+#include <optional>
+
 #include "core/registry.h"
 #include "methods/module.h"
 
@@ -10,6 +12,11 @@ namespace formwork {
 struct NormSite {
   int64_t width = 0;
   RandomStream random{0};
+};
+
+/// y = scale · x + shift, channel by channel. Both [D].
+struct Affine {
+  Tensor scale, shift;
 };
 
 /// x [..., D] → [..., D], token by token (norms with batch statistics use `valid`).
@@ -26,6 +33,9 @@ class Norm : public Module {
   virtual Tensor forward(const Tensor& x, const Tensor& valid = {}) = 0;
   /// The scale [D] or [1] the norm multiplies with, or undefined.
   virtual Tensor gain() const { return {}; }
+  /// What forward computes in inference when that needs nothing of x (running statistics), so that
+  /// it can be folded into the neighbouring linear maps; nothing for the others.
+  virtual std::optional<Affine> folded() const { return std::nullopt; }
 };
 
 }  // namespace formwork

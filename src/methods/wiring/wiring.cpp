@@ -1,9 +1,11 @@
 #include "methods/wiring/wiring.h"
 
+#include "methods/dropout.h"
+
 namespace formwork {
 
 Tensor Wiring::drop(const Tensor& branch) const {
-  return training() && dropout_ > 0.0 ? at::dropout(branch, dropout_, true) : branch;
+  return dropped(branch, dropout_, training());
 }
 
 Tensor Wiring::add(Stream& stream, const Tensor& residual, const Tensor& branch) const {

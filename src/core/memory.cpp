@@ -1,12 +1,15 @@
-#include "training/memory.h"
+#include "core/memory.h"
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iomanip>
 #include <optional>
 #include <sstream>
+
+#include "core/error.h"
 
 #ifdef __APPLE__
 #include <mach/mach.h>
@@ -72,6 +75,19 @@ void lower(int64_t& left, std::optional<int64_t> limit, int64_t used) {
 }
 
 }  // namespace
+
+std::string gigabytes(double bytes) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(1) << bytes / 1e9;
+  return out.str();
+}
+
+void check_room(double bytes, const std::string& where, const std::string& advice) {
+  const double left = static_cast<double>(available_memory());
+  if (left > 0.0 && bytes > left)
+    fail(where, "out of memory: found ", gigabytes(left), " GB left of the ", gigabytes(bytes),
+         " GB needed ", advice);
+}
 
 int64_t memory_left_in_group(const std::string& root, const std::string& group) {
   int64_t left = -1;
