@@ -42,6 +42,8 @@ double flops_of(std::string_view name, c10::ArrayRef<const c10::IValue> in) {
   // the gradient, shaped like the queries, and `is_causal` follows out, logsumexp and dropout.
   if (name == "aten::_scaled_dot_product_flash_attention_for_cpu_backward")
     return 2.5 * attention_flops(in.slice(1), 6);
+  if (name == "formwork::attention") return attention_flops(in, 2);
+  if (name == "formwork::attention_backward") return 2.5 * attention_flops(in, 2);
   if (name == "aten::convolution") {
     const at::Tensor& weight = in[1].toTensor();
     const double outputs = static_cast<double>(in[0].toTensor().numel()) / size_of(in[0], 1);

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/attention.h"
+
 namespace formwork {
 namespace {
 
@@ -23,9 +25,28 @@ Tensor below_diagonal(int64_t n, const Tensor& like) {
   return at::ones({n, n}, like.options().dtype(at::kBool)).tril();
 }
 
+/// Fewer queries than this are served faster without packing the keys (decoding).
+constexpr int64_t kFewQueries = 16;
+
+/// The rule of the tiled kernel, where it can express the scores: all pairs, the past, padded keys.
+std::optional<AttentionRule> tiled_rule(const Tensor& q, const Tensor& k, const Scores& scores) {
+  const auto type = q.scalar_type();
+  if (scores.bias.defined() || scores.dropout > 0.0 || q.size(2) < kFewQueries ||
+      !q.device().is_cpu() || (type != at::kFloat && type != at::kBFloat16))
+    return std::nullopt;
+  AttentionRule rule;
+  rule.causal = scores.causal;
+  rule.scale = scores.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(-1))));
+  if (!scores.allowed.defined()) return rule;
+  if (scores.allowed.sizes() != at::IntArrayRef({q.size(0), 1, 1, k.size(2)})) return std::nullopt;
+  rule.key_valid = scores.allowed.view({q.size(0), k.size(2)});
+  return rule;
+}
+
 }  // namespace
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores) {
+  if (const auto rule = tiled_rule(q, k, scores)) return attention(q, k, v, *rule);
   const bool shared = k.size(1) != q.size(1);
   if (!scores.allowed.defined() && !scores.bias.defined())
     return at::scaled_dot_product_attention(q, k, v, {}, scores.dropout, scores.causal,
