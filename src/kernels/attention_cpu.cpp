@@ -53,14 +53,21 @@ struct Head {
   T* row(int64_t n) const { return data + n * stride; }
 };
 
+void scale_row(float* row, int64_t channels, float factor) {
+  if (factor == 1.0f) return;
+  using L = Lanes<float>;
+  int64_t c = 0;
+  for (; c + L::kCount <= channels; c += L::kCount) L::store(row + c, L::load(row + c) * factor);
+  for (; c < channels; ++c) row[c] *= factor;
+}
+
 /// Rows first .. first+count-1 as float32, `factor` times, each filled up with zeros to `width`.
 template <class T>
 void pack_rows(const Head<T>& from, int64_t first, int64_t count, int64_t channels, int64_t width,
                float factor, float* to) {
   for (int64_t n = 0; n < count; ++n, to += width) {
     widen(from.row(first + n), to, channels);
-    if (factor != 1.0f)
-      for (int64_t c = 0; c < channels; ++c) to[c] *= factor;
+    scale_row(to, channels, factor);
     std::fill(to + channels, to + width, 0.0f);
   }
 }
@@ -170,12 +177,6 @@ void forward_tiles(const Sizes& s, const Tensor& q, const Tensor& k, const Tenso
   });
 }
 
-float dot(const float* a, const float* b, int64_t n) {
-  double total = 0.0;
-  for (int64_t i = 0; i < n; ++i) total += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-  return static_cast<float>(total);
-}
-
 /// What a thread needs for the gradient of one head of keys after the other.
 template <class T>
 class BackwardWorker {
@@ -191,10 +192,9 @@ class BackwardWorker {
         rows_(static_cast<size_t>(kTile * sizes.row_width)),
         query_gradient_(rows_.size()),
         slope_rows_(static_cast<size_t>(kTile * sizes.value_row_width)),
-        out_row_(static_cast<size_t>(sizes.value_width)),
+        out_rows_(slope_rows_.size()),
         weights_(static_cast<size_t>(kTile * kTile)),
         slopes_(weights_.size()),
-        inner_(static_cast<size_t>(kTile)),
         key_gradient_(static_cast<size_t>(sizes.key_tiles * kTile * sizes.row_width)),
         value_gradient_(static_cast<size_t>(sizes.key_tiles * kTile * sizes.value_row_width)) {}
 
@@ -218,16 +218,12 @@ class BackwardWorker {
               static_cast<float>(rule_.scale * kLogE), rows_.data());
     pack_rows(Head<T>(gradient_, b, h), first, queries.count, s_.value_width, s_.value_row_width,
               1.0f, slope_rows_.data());
-    const Head<T> out(forward_.out, b, h);
-    for (int64_t r = 0; r < queries.count; ++r) {
-      widen(out.row(first + r), out_row_.data(), s_.value_width);
-      inner_[static_cast<size_t>(r)] =
-          dot(out_row_.data(), slope_rows_.data() + r * s_.value_row_width, s_.value_width);
-    }
+    pack_rows(Head<T>(forward_.out, b, h), first, queries.count, s_.value_width, s_.value_row_width,
+              1.0f, out_rows_.data());
     const float* log_sum =
         forward_.log_sum.template data_ptr<float>() + (b * s_.heads + h) * s_.queries + first;
     attention_tiles().front()->backward(packer_.head(b, kv_head), queries, slope_rows_.data(),
-                                        log_sum, inner_.data(), query_gradient_.data(),
+                                        out_rows_.data(), log_sum, query_gradient_.data(),
                                         key_gradient_.data(), value_gradient_.data(),
                                         weights_.data(), slopes_.data());
     put(query_gradient_, Head<T>(result.q, b, h), first, queries.count, s_.width, s_.row_width,
@@ -238,8 +234,7 @@ class BackwardWorker {
            int64_t channels, int64_t width, float factor) {
     for (int64_t r = 0; r < count; ++r) {
       float* row = rows.data() + r * width;
-      if (factor != 1.0f)
-        for (int64_t c = 0; c < channels; ++c) row[c] *= factor;
+      scale_row(row, channels, factor);
       narrow(row, to.row(first + r), channels);
     }
   }
@@ -249,7 +244,7 @@ class BackwardWorker {
   const Tensor &gradient_, &q_;
   const AttentionForward& forward_;
   Packer<T> packer_;
-  std::vector<float> rows_, query_gradient_, slope_rows_, out_row_, weights_, slopes_, inner_;
+  std::vector<float> rows_, query_gradient_, slope_rows_, out_rows_, weights_, slopes_;
   std::vector<float> key_gradient_, value_gradient_;
 };
 

@@ -109,10 +109,20 @@ void differentiate(int64_t count, const float* log_sum, const float* inner, floa
   }
 }
 
-void backward(const PackedKeys& keys, const QueryTile& q, const float* gradient,
-              const float* log_sum, const float* inner, float* query_gradient, float* key_gradient,
+/// Σ a·b over `width`, a multiple of kWidthUnit.
+float inner_product(const float* a, const float* b, int64_t width) {
+  Vector sums{};
+  for (int64_t c = 0; c < width; c += kLanes) sums += load(a + c) * load(b + c);
+  return sum(sums);
+}
+
+void backward(const PackedKeys& keys, const QueryTile& q, const float* gradient, const float* out,
+              const float* log_sum, float* query_gradient, float* key_gradient,
               float* value_gradient, float* weights, float* slopes) {
   const int64_t width = keys.row_width, value_width = keys.value_row_width;
+  float inner[kTile];
+  for (int64_t r = 0; r < q.count; ++r)
+    inner[r] = inner_product(out + r * value_width, gradient + r * value_width, value_width);
   std::memset(query_gradient, 0, sizeof(float) * static_cast<size_t>(q.count * width));
   const int64_t tiles = tiles_seen(keys, q);
   for (int64_t tile = 0; tile < tiles; ++tile) {

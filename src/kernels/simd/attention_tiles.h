@@ -41,10 +41,10 @@ struct AttentionTiles {
                   float* scores);
   /// Adds to the gradients of keys (in units of the scaled queries) and values [tiles·kTile rows],
   /// writes that of the queries [count][row_width], still to be multiplied by `scale`.
-  /// `gradient` [count][value_row_width] is that of the output, `inner` [count] its product with
-  /// the output. `weights` and `slopes` hold kTile·kTile floats each.
+  /// `out` and its `gradient` [count][value_row_width]. `weights` and `slopes` hold kTile·kTile
+  /// floats each.
   void (*backward)(const PackedKeys& keys, const QueryTile& queries, const float* gradient,
-                   const float* log_sum, const float* inner, float* query_gradient,
+                   const float* out, const float* log_sum, float* query_gradient,
                    float* key_gradient, float* value_gradient, float* weights, float* slopes);
 };
 

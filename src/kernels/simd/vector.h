@@ -48,8 +48,8 @@ static inline float largest(Vector v) {
   return most;
 }
 
-/// 2^x within 2e-7 for x <= 0; 0 below -126, where floats lose digits; NaN for NaN. Taylor series of
-/// e^(r ln 2) on |r| <= 1/2.
+/// 2^x within 2e-7 for x <= 0; 0 below -126, where floats lose digits; NaN for NaN. Taylor series
+/// of e^(r ln 2) on |r| <= 1/2.
 static inline Vector exp2_of_negative(Vector x) {
   const Vector low = all(-126.0f);
   const Vector clamped = larger(x, low);
