@@ -1,5 +1,6 @@
 #include <c10/core/GradMode.h>
 
+#include "kernels/rms_norm.h"
 #include "methods/mixer/attention.h"
 #include "methods/mixer/mixer.h"
 #include "methods/mixer/projections.h"
@@ -82,7 +83,9 @@ class Softmax final : public Mixer {
   Tensor query(const Tensor& x) const { return scaled_norm(maps_->query(x), q_gain_); }
   Tensor key(const Tensor& x) const { return scaled_norm(maps_->key(x), k_gain_); }
   static Tensor scaled_norm(const Tensor& x, const Tensor& gain) {
-    return gain.defined() ? at::rms_norm(x, gain.sizes(), gain, kNormEps) : x;
+    if (!gain.defined()) return x;
+    // Heads inside rows, as the projections leave them in memory.
+    return rms_norm(x.transpose(1, 2), gain, kNormEps).transpose(1, 2);
   }
 
   Scores plain_scores() const {
