@@ -12,7 +12,9 @@ class Conditioning : public Module {
   static constexpr const char* kAxis = "conditioning";
   using Context = Site;
   struct Traits {
-    bool causal = true;  // keeps the future out
+    bool causal = true;       // keeps the future out
+    bool continuous = false;  // needs tokens made of numbers, not looked up in a table
+    bool patches = false;     // needs a stem that leaves its patches in the stream
   };
 
   /// x [B,N,D] → [B,N,D].

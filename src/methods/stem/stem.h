@@ -29,7 +29,8 @@ class Stem : public Module {
   using Context = StemSite;
   struct Traits {
     InputForm::Kind takes = InputForm::Kind::tokens;
-    bool causal = true;  // token i of the output depends on input up to i only
+    bool causal = true;    // token i of the output depends on input up to i only
+    bool patches = false;  // leaves what each token was made of in stream.carried["patches"]
   };
 
   /// tokens [B,N] int64; image [B,C,H,W]; series [B,N,C]; audio [B,S] → vectors [B,N',D]; may set
