@@ -40,6 +40,7 @@ class PatchStem final : public Stem {
     return projection_->forward(patches);
   }
   int64_t tokens(int64_t) const override { return tokens_; }
+  int64_t patch_width() const override { return channels_ * size_ * size_; }
 
  private:
   int64_t size_, channels_, tokens_ = 0;

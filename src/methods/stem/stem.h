@@ -38,6 +38,8 @@ class Stem : public Module {
   virtual Tensor forward(const Tensor& input, Stream& stream) = 0;
   /// N' for an input of this length.
   virtual int64_t tokens(int64_t input_length) const { return input_length; }
+  /// Numbers in a patch, for stems with the trait `patches`.
+  virtual int64_t patch_width() const { return 0; }
   /// The table [V,D] that a tied head multiplies with, or undefined.
   virtual Tensor table() const { return {}; }
 };
