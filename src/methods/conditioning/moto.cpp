@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "methods/conditioning/conditioning.h"
 
 namespace formwork {

@@ -179,13 +179,11 @@ TEST(property, peri_ln_placements_of_one_layer_may_differ) {
     const char *attention, *channel;
     bool embed_norm, final_norm;
   };
-  for (const Expected& e : {Expected{"peri", "peri", true, true},
-                            {"peri", "pre", false, true},
-                            {"pre", "post", false, false},
-                            {"post", "pre", false, true},
-                            {"none", "none", false, false},
-                            {"b2t", "b2t", false, false},
-                            {"sandwich", "output", false, true}}) {
+  const Expected all[] = {{"peri", "peri", true, true},       {"peri", "pre", false, true},
+                          {"pre", "post", false, false},      {"post", "pre", false, true},
+                          {"none", "none", false, false},     {"b2t", "b2t", false, false},
+                          {"sandwich", "output", false, true}};
+  for (const Expected& e : all) {
     const auto tensors = tensors_of(e.attention, e.channel);
     SCOPED_TRACE(std::string(e.attention) + ", " + e.channel);
     EXPECT_EQ(tensors.count("embed_norm.weight") > 0, e.embed_norm);
