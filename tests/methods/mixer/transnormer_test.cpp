@@ -277,69 +277,6 @@ TEST(property, transnormer_diag_attention_with_relu_equals_its_definition) {
   }
 }
 
-TEST(property, transnormer_lrpe) {
-  for (const char* mirror : {"fixed", "learned", "none"}) {
-    for (const int64_t width : {8, 7, 2}) {
-      const auto lrpe = lrpe_of(width, {{"householder", Value(mirror)}});
-      lrpe->to(at::kDouble);
-      const Tensor q = random_tensor({1, 2, 1, width}, 1).expand({1, 2, 9, width});
-      const Tensor k = random_tensor({1, 2, 1, width}, 2).expand({1, 2, 9, width});
-      const Tensor at_place = at::arange(9);
-      const Tensor turned = lrpe->rotate(q, at_place);
-      const double slack = mirror[0] == 'l' ? 1e-5 : 1e-6;  // v is kept in float32
-      const auto length = [](const Tensor& x) {
-        return at::linalg_vector_norm(x, 2, at::IntArrayRef{-1});
-      };
-      expect_near("length", length(turned), length(q), slack);
-      const Tensor near = at::matmul(turned, lrpe->rotate(k, at_place).transpose(2, 3));
-      const Tensor far = at::matmul(lrpe->rotate(q, at_place + 1000),
-                                    lrpe->rotate(k, at_place + 1000).transpose(2, 3));
-      expect_near("difference of positions", near, far, 1e-9);
-      EXPECT_FALSE(at::allclose(near.select(2, 0), near.select(2, 4)));
-      expect_near("rows", lrpe->rotate(q, at_place.expand({1, 9})), turned);
-      const c10::NoGradGuard no_grad;
-      expect_near("without a gradient", lrpe->rotate(q, at_place), turned, 1e-12);
-    }
-  }
-  EXPECT_EQ(lrpe_of(8)->parameters().size(), 1);
-  EXPECT_EQ(lrpe_of(8, {{"theta_learned", Value(false)}})->parameters().size(), 0);
-  EXPECT_EQ(lrpe_of(8, {{"householder", Value("learned")}})->parameters().size(), 2);
-  EXPECT_TRUE(at::equal(lrpe_of(4)->named_tensors().at("theta").detach().view({-1}),
-                        at::tensor({1.0f, 0.01f})));
-  expect_error([] { lrpe_of(1); }, Fault::request, {"lrpe", "1"});
-}
-
-TEST(property, transnormer_simple_rms_jacobian) {
-  const double eps = 1e-2;
-  const auto norm = norm_of("simple_rms", 6, {{"eps", Value(eps)}});
-  for (const double scale : {1.0, 1e-3}) {
-    const Tensor x = (random_tensor({6}, 9) * scale).requires_grad_(true);
-    std::vector<Tensor> rows;
-    const Tensor y = norm->forward(x);
-    for (int64_t i = 0; i < 6; ++i) rows.push_back(torch::autograd::grad({y[i]}, {x}, {}, true)[0]);
-    const double largest = at::linalg_svdvals(at::stack(rows))[0].item<double>();
-    const double root = x.detach().square().mean().sqrt().item<double>();
-    EXPECT_LE(largest, (1 + 1e-12) / (root + eps));
-    EXPECT_GT(largest, 0.99 / (root + eps)) << "reached across x";
-  }
-  const auto gated = norm_of("gated_rms", 6);
-  const Tensor x = random_tensor({3, 6}, 10);
-  expect_near("gated", gated->forward(x), simple_rms(x) * at::sigmoid(x));
-}
-
-/// Why there is no denominator: weights p = s / sum s have slopes without a bound, softmax has not.
-TEST(property, transnormer_slopes_of_weights) {
-  Tensor s = at::tensor({1e-6, 1e-6, 1e-6 / 3}, at::kDouble).requires_grad_(true);
-  const Tensor p = s / s.sum();
-  const double slope = torch::autograd::grad({p[0]}, {s})[0][0].item<double>();
-  const double part = p[0].item<double>(), score = s[0].item<double>();
-  EXPECT_NEAR(slope, part * (1 - part) / score, 1e-4);
-  EXPECT_LE(slope, 1 / (4 * score));
-  EXPECT_GT(slope, 1e5);
-  const Tensor soft = s.softmax(0);
-  EXPECT_LE(torch::autograd::grad({soft[0]}, {s})[0][0].item<double>(), 0.25);
-}
-
 TEST(property, transnormer_refusals) {
   const auto refused = [](const char* kind, const Table& options, const char* key) {
     expect_refused([&] { MixerCase{kind, options}.make(); }, key);
