@@ -41,6 +41,7 @@ Value describe(const MethodInfo& method) {
 std::string key_of(const std::string& axis) {
   if (axis == "task" || axis == "optimizer" || axis == "schedule") return axis;
   if (axis == "constraint") return "[[constraint]]";
+  if (axis == "transform") return "convert --transform";
   return axis == "depth" ? "model.depth_plan" : "model." + axis;
 }
 
