@@ -1,3 +1,4 @@
+#include "methods/position/position.h"
 #include "methods/transform/zero_mean.h"
 
 namespace formwork {
