@@ -11,13 +11,14 @@ inline std::shared_ptr<Model> random_model(const ModelOptions& options, const Ta
                                            uint64_t seed = 5) {
   auto model = std::make_shared<Model>(options, task, seed);
   model->to(at::kDouble);
-  for (const auto& [name, tensor] : model->named_tensors()) {
-    if (!tensor.is_floating_point()) continue;
-    const Tensor noise =
-        normal_tensor(tensor.sizes(), 0.3, RandomStream(seed).child(name)).to(at::kDouble);
-    const bool positive = name.ends_with("running_var");
-    tensor.set_data(positive ? tensor.detach() + noise.abs() : tensor.detach() + noise);
-  }
+  const auto noise = [&](const std::string& name, const Tensor& tensor) {
+    return normal_tensor(tensor.sizes(), 0.3, RandomStream(seed).child(name)).to(at::kDouble);
+  };
+  for (const Parameter& parameter : model->parameters())
+    parameter.tensor.set_data(parameter.tensor.detach() + noise(parameter.name, parameter.tensor));
+  // Statistics stay positive, as variances are.
+  for (const auto& [name, tensor] : model->buffers())
+    if (tensor.is_floating_point()) tensor.set_data(tensor + noise(name, tensor).abs());
   model->eval();
   return model;
 }

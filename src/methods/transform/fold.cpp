@@ -3,9 +3,9 @@
 namespace formwork {
 namespace {
 
-void erase_under(ModelParts& parts, const std::string& name) {
-  std::erase_if(parts.tensors,
-                [&](const auto& entry) { return entry.first.rfind(name + ".", 0) == 0; });
+void erase(ModelParts& parts, const std::string& name, const Module& module) {
+  for (const auto& [inner, tensor] : module.named_tensors())
+    parts.tensors.erase(name + "." + inner);
 }
 
 bool is_plain(Linear& map) {
@@ -32,7 +32,7 @@ bool fold_maps(ModelParts& parts, Module& model) {
     return false;
   }
   for (const NamedLinear& map : maps) {
-    erase_under(parts, map.name);
+    erase(parts, map.name, *map.map);
     parts.tensors[map.name + ".weight"] = map.map->weight().detach().clone();
     const Tensor bias = map.map->bias();
     if (bias.defined()) parts.tensors[map.name + ".bias"] = bias.detach().clone();
@@ -44,8 +44,9 @@ bool fold_maps(ModelParts& parts, Module& model) {
 /// The choices of norms that can be folded become none. Returns whether there were any.
 bool remove_norms(ModelParts& parts) {
   bool any = false;
+  const int64_t width = *parts.options.find("width")->get<int64_t>();
   for_each_choice(parts.options, "norm", [&](Value& table, const std::string& path) {
-    if (!sample_norm(table, path)->folded()) return;
+    if (!sample_norm(table, path, width)->folded()) return;
     table = Value(Table{{"kind", Value("none")}});
     any = true;
   });
@@ -56,8 +57,8 @@ void fold_norm(ModelParts& parts, const NamedNorm& norm, const std::vector<Named
   const std::optional<Affine> affine = norm.norm->folded();
   if (!affine) return;
   for (const NamedLinear& map : readers) expect_plain(parts, map);
-  fold_into(parts, readers, affine->scale.detach(), affine->shift.detach());
-  erase_under(parts, norm.name);
+  fold_into(parts, readers, affine->scale, affine->shift);
+  erase(parts, norm.name, *norm.norm);
 }
 
 void fold_norms(ModelParts& parts, const Anatomy& anatomy, const Module& model) {

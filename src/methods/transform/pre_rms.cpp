@@ -28,8 +28,9 @@ std::string needs_centring(const ModelParts& parts, const Anatomy& anatomy, bool
 
 /// Every norm becomes an RMS norm with the same eps, gain and shift.
 void replace_norms(ModelParts& parts) {
-  for_each_choice(parts.options, "norm", [](Value& table, const std::string& path) {
-    const auto layer_norm = sample_norm(table, path)->layer_norm_parts();
+  const int64_t width = *parts.options.find("width")->get<int64_t>();
+  for_each_choice(parts.options, "norm", [&](Value& table, const std::string& path) {
+    const auto layer_norm = sample_norm(table, path, width)->layer_norm_parts();
     check(layer_norm.has_value(), path + ".kind", "found '", text_of(table, "kind"),
           "', which is no layer norm: it depends on the mean that the conversion takes out; valid: "
           "layer_norm");

@@ -60,11 +60,11 @@ void erase_key(Value& table, const std::string& key) {
   std::erase_if(*table.get<Table>(), [&](const auto& entry) { return entry.first == key; });
 }
 
-std::shared_ptr<Norm> sample_norm(const Value& table, const std::string& path) {
+std::shared_ptr<Norm> sample_norm(const Value& table, const std::string& path, int64_t width) {
   Choice<Norm> choice("none");
   read_choice(choice, table, path);
   NormSite site;
-  site.width = 2;
+  site.width = width;
   return choice.make(site);
 }
 
@@ -82,6 +82,7 @@ void expect_norm_first(Value& options, const std::string& conversion) {
 }
 
 void expect_plain(const ModelParts& parts, const NamedLinear& map) {
+  if (!map.map) return;  // an untied head
   const auto found = parts.tensors.find(map.name + ".weight");
   const bool plain = found != parts.tensors.end() &&
                      found->second.sizes() == map.map->weight().sizes() &&
@@ -178,8 +179,8 @@ void fold_into(ModelParts& parts, const std::vector<NamedLinear>& maps, const Te
                                             : map.in;
     const Tensor blocks = weight.view({map.out, -1, width});
     if (shift.defined())
-      parts.tensors.at(map.name + ".bias").add_((blocks * shift).flatten(1).sum(1));
-    if (scale.defined()) weight = (blocks * scale).view({map.out, map.in});
+      parts.tensors.at(map.name + ".bias").add_((blocks * shift.detach()).flatten(1).sum(1));
+    if (scale.defined()) weight = (blocks * scale.detach()).view({map.out, map.in});
   }
 }
 

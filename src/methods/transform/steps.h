@@ -19,8 +19,8 @@ void set_option(Value& table, const std::string& axis, const std::string& path,
                 const std::string& key, const Value& value, const std::string& why);
 /// Removes a key of a table, if it is there.
 void erase_key(Value& table, const std::string& key);
-/// The norm that a choice describes, over two channels: to ask what it is made of.
-std::shared_ptr<Norm> sample_norm(const Value& table, const std::string& path);
+/// The norm that a choice describes, over `width` channels: to ask what it is made of.
+std::shared_ptr<Norm> sample_norm(const Value& table, const std::string& path, int64_t width);
 
 /// Refuses wirings other than x + F(norm(x)), saying that `conversion` needs one.
 void expect_norm_first(Value& options, const std::string& conversion);

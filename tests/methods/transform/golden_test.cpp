@@ -4,8 +4,8 @@
 
 #include "formats/json.h"
 #include "support/conversion.h"
-#include "support/temporary_folder.h"
 #include "support/golden.h"
+#include "support/temporary_folder.h"
 
 namespace formwork::test {
 namespace {
@@ -17,25 +17,6 @@ Tensor last_chunk(const Tensor& x, int64_t i) {
 std::string activation_of(const GoldenCase& golden) {
   const auto name = golden.option<std::string>("act", "gelu");
   return name == "gelu_erf" ? "gelu" : name;
-}
-
-void check_norms(const GoldenCase& golden) {
-  for (const auto& [name, kind] :
-       {std::pair("ln", "layer_norm"), std::pair("rms", "rms_norm"),
-        std::pair("rms_of_centred", "rms_norm"), std::pair("crms", "crms_norm")}) {
-    const std::string part = std::string(name) + ".";
-    if (!golden.has("in." + part + "x")) continue;
-    const Tensor x = golden.at("in." + part + "x").clone().requires_grad_(true);
-    NormSite site;
-    site.width = x.size(-1);
-    const auto norm = Choice<Norm>(kind)
-                          .set({{"eps", golden.option("eps", 1e-5)}, {"affine", Value(false)}})
-                          .make(site);
-    const Tensor y = norm->forward(x);
-    expect_close(golden.file + " " + part + "y", y, golden.at("out." + part + "y"));
-    (y * golden.at("in." + part + "cotangent")).sum().backward();
-    expect_close(golden.file + " " + part + "x", x.grad(), golden.at("grad.in." + part + "x"));
-  }
 }
 
 void expect_tensors(const std::string& where, const TensorMap& actual,
@@ -73,9 +54,8 @@ Value vit_options(const GoldenCase& golden) {
                                 {"affine", golden.option("norm_affine", false)}});
   const bool bias = golden.has("param.pre_ln.layers.0.qkv_proj.bias");
   options["mixer"] = Value(Table{{"kind", "softmax"}, {"bias", bias}});
-  options["channel"] = Value(Table{{"kind", "mlp"},
-                                   {"act", activation_of(golden)},
-                                   {"hidden", golden.option<int64_t>("F", 0)}});
+  options["channel"] = Value(Table{
+      {"kind", "mlp"}, {"act", activation_of(golden)}, {"hidden", golden.option<int64_t>("F", 0)}});
   return options;
 }
 
@@ -92,7 +72,8 @@ TensorMap vit_tensors(const std::map<std::string, Tensor>& named) {
       tensors["stem.projection." + name.substr(6)] = tensor;
     } else if (qkv != std::string::npos) {
       for (int64_t i = 0; i < 3; ++i)
-        tensors[std::string(name).replace(qkv, 3, std::string(1, "qkv"[i]))] = last_chunk(tensor, i);
+        tensors[std::string(name).replace(qkv, 3, std::string(1, "qkv"[i]))] =
+            last_chunk(tensor, i);
     } else {
       tensors[name] = tensor;
     }
@@ -181,7 +162,7 @@ TensorMap gpt2_names(const TensorMap& tensors, int64_t depth) {
 
 void check_gpt2(const GoldenCase& golden) {
   const auto act = activation_of(golden);
-  nlohmann::json config{{"architectures", {"GPT2LMHeadModel"}},
+  nlohmann::json config{{"architectures", nlohmann::json::array({"GPT2LMHeadModel"})},
                         {"model_type", "gpt2"},
                         {"vocab_size", golden.config.at("V")},
                         {"n_positions", golden.config.at("n_positions")},
@@ -214,7 +195,7 @@ void check_gpt2(const GoldenCase& golden) {
 }
 
 void check_vit_folder(const GoldenCase& golden) {
-  nlohmann::json config{{"architectures", {"ViTForImageClassification"}},
+  nlohmann::json config{{"architectures", nlohmann::json::array({"ViTForImageClassification"})},
                         {"model_type", "vit"},
                         {"image_size", golden.config.at("image")},
                         {"patch_size", golden.config.at("patch")},
@@ -251,9 +232,9 @@ TEST(golden, pre_rmsnorm) {
       check_vit_folder(golden);
     else if (golden.has("in.patches"))
       check_vit(golden);
-    else if (golden.has("in.ln.x") || golden.has("in.rms.x") || golden.has("in.crms.x"))
-      check_norms(golden);
-    else
+    else if (golden.under("in.").count("ln.x") + golden.under("in.").count("rms.x") +
+                 golden.under("in.").count("crms.x") ==
+             0)  // the norms have their own test
       ADD_FAILURE() << golden.file << " is of a kind that no test knows";
   }
 }
