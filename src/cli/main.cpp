@@ -38,6 +38,7 @@ int run(int argc, char** argv) {
   add_resume_verb(app);
   add_evaluate_verb(app);
   add_generate_verb(app);
+  add_convert_verb(app);
   add_methods_verb(app);
   add_data_verb(app);
   add_bench_verb(app);

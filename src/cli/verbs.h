@@ -14,6 +14,7 @@ void add_train_verb(CLI::App& app);
 void add_resume_verb(CLI::App& app);
 void add_evaluate_verb(CLI::App& app);
 void add_generate_verb(CLI::App& app);
+void add_convert_verb(CLI::App& app);
 void add_methods_verb(CLI::App& app);
 void add_data_verb(CLI::App& app);
 void add_bench_verb(CLI::App& app);

@@ -17,8 +17,8 @@ Head::Head(const HeadOptions& options, const OutputForm& output, const Site& sit
   }
   const bool values = output.kind == OutputForm::Kind::values;
   const int64_t out = values ? output.size * output.horizon : output.size;
-  projection_ = add_module(
-      "", site.linear("projection", in, out, Role::head, output.kind != OutputForm::Kind::tokens));
+  const bool bias = options.bias.value_or(output.kind != OutputForm::Kind::tokens);
+  projection_ = add_module("", site.linear("projection", in, out, Role::head, bias));
 }
 
 Tensor Head::pool(const Tensor& x, const Tensor& valid) const {

@@ -15,6 +15,7 @@ void HeadOptions::describe(OptionSet& o) {
   o.add("tied", tied, "use the token table as the output matrix");
   o.add("mean_over_padding", mean_over_padding,
         "mean pooling counts padding too, as Long Range Arena's code does");
+  o.add("bias", bias, "a bias on the output; absent: none for an output at every token");
 }
 
 void LayerOverride::describe(OptionSet& o) {
@@ -34,6 +35,8 @@ void ModelOptions::describe(OptionSet& o) {
   o.add("heads", heads, "H, heads of every mixer", at_least(1));
   o.add("dropout", dropout, "rate of dropout on sublayer branches and the embedding", fraction());
   o.add("attention_dropout", attention_dropout, "rate of dropout on attention weights", fraction());
+  o.add("centre_embedding", centre_embedding,
+        "subtract from every embedded token its mean over the channels");
   o.add("embed_norm", embed_norm, "norm on the embedded tokens; auto: as the wiring wants",
         one_of({"auto", "on", "off"}));
   o.add("final_norm", final_norm, "norm after the last layer; auto: as the wiring wants",

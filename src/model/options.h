@@ -43,6 +43,7 @@ struct HeadOptions {
   int64_t hidden = 0;
   bool tied = false;
   bool mean_over_padding = false;
+  std::optional<bool> bias;
   void describe(OptionSet& o);
 };
 
@@ -69,6 +70,7 @@ struct ModelOptions {
   int64_t heads = 4;
   double dropout = 0.0;
   double attention_dropout = 0.0;
+  bool centre_embedding = false;
   std::string embed_norm = "auto";
   std::string final_norm = "auto";
   InitOptions init;

@@ -65,7 +65,9 @@ Site Stack::base_site(const ModelOptions& options, const Setup& setup,
 }
 
 Stack::Stack(const ModelOptions& options, const Setup& setup, const RandomStream& random)
-    : dropout_(options.dropout), condition_class_token_(options.conditioning.traits().class_token) {
+    : dropout_(options.dropout),
+      condition_class_token_(options.conditioning.traits().class_token),
+      centre_embedding_(options.centre_embedding) {
   Site site = base_site(options, setup, random);
   StemSite stem_site;
   static_cast<Site&>(stem_site) = site;
@@ -157,6 +159,7 @@ void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>*
   if (condition_class_token_) stream.x = conditioning_->forward(stream.x, stream);
   stream.x = added_position_->add(position_->add(stream.x, stream.positions), stream.positions);
   stream.x = dropped(stream.x, dropout_, training());
+  if (centre_embedding_) stream.x = stream.x - stream.x.mean(-1, true);
   if (embed_norm_) stream.x = embed_norm_->forward(stream.x, stream.valid);
   stream.show("output", stream.x);
 }

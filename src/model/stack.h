@@ -58,6 +58,7 @@ class Stack final : public Module {
 
   double dropout_;
   bool condition_class_token_;
+  bool centre_embedding_;
   std::shared_ptr<Stem> stem_;
   std::shared_ptr<Conditioning> conditioning_;
   std::shared_ptr<Position> position_, added_position_;

@@ -20,6 +20,11 @@ void check_layer(const ModelOptions& options, const TaskForm& task, int64_t inde
   const Mixer::Traits mixer = layer.mixer.traits();
   const std::string key = join_text("model.mixer.kind (layer ", index, ")");
   const std::string kind = "'" + layer.mixer.kind() + "'";
+  const bool own_width = mixer.qkv_width > 0;
+  const int64_t inner = own_width ? mixer.qkv_width : options.width;
+  check(inner % options.heads == 0, "model.heads", "found ", options.heads,
+        ", which does not divide ", own_width ? "model.mixer.qkv_dim = " : "model.width = ", inner,
+        "; valid: a divisor of it");
   if (options.causal()) {
     check(mixer.causal, key, kind, " sees the future, but model.form = ", options.form,
           " must not; valid: ", kinds_that<Mixer>([](const auto& t) { return t.causal; }),
@@ -68,8 +73,6 @@ void check_layer(const ModelOptions& options, const TaskForm& task, int64_t inde
 }  // namespace
 
 void validate(const ModelOptions& options, const TaskForm& task) {
-  check(options.width % options.heads == 0, "model.heads", "found ", options.heads,
-        ", which does not divide model.width = ", options.width, "; valid: a divisor of it");
   const Stem::Traits stem = options.stem.traits();
   check(stem.takes == task.input.kind, "model.stem.kind", "'", options.stem.kind(), "' takes ",
         kind_name(stem.takes), ", but task.kind gives ", kind_name(task.input.kind),

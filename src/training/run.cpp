@@ -12,6 +12,7 @@
 #include "formats/json.h"
 #include "formats/tensorboard.h"
 #include "training/machine.h"
+#include "training/model_folder.h"
 #include "training/report.h"
 #include "training/run_folder.h"
 #include "training/stop_signal.h"
@@ -381,6 +382,9 @@ RunOutcome resume_run(const std::string& folder, const std::string& checkpoint,
 
 LoadedRun load_run(const std::string& path, const std::vector<std::string>& overrides) {
   check(fs::is_directory(path), path, "is no folder; name a run folder or a checkpoint in it");
+  check(!is_taskless(path), path,
+        "holds a model without a task: there is no data to evaluate it on and no tokenizer to "
+        "generate text with; valid: a run folder or a checkpoint in it");
   const bool is_checkpoint = fs::exists(fs::path(path) / "model.safetensors");
   const std::string chosen = is_checkpoint ? path : best_checkpoint(path);
   const Checkpoint checkpoint = load_checkpoint(chosen);

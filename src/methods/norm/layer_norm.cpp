@@ -28,6 +28,9 @@ class LayerNorm final : public Norm {
     return at::layer_norm(x, {width_}, weight_, bias_, eps_);
   }
   Tensor gain() const override { return weight_; }
+  std::optional<LayerNormParts> layer_norm_parts() const override {
+    return LayerNormParts{eps_, weight_, bias_};
+  }
 
  private:
   double eps_;

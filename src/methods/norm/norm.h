@@ -19,6 +19,13 @@ struct Affine {
   Tensor scale, shift;
 };
 
+/// A layer norm taken apart: y = (x - mean) / sqrt(variance + eps) · gain + shift. Gain and shift
+/// [D] or undefined.
+struct LayerNormParts {
+  double eps = 0.0;
+  Tensor gain, shift;
+};
+
 /// x [..., D] → [..., D], token by token (norms with batch statistics use `valid`).
 class Norm : public Module {
  public:
@@ -38,6 +45,9 @@ class Norm : public Module {
   /// What forward computes in inference when that needs nothing of x (running statistics), so that
   /// it can be folded into the neighbouring linear maps; nothing for the others.
   virtual std::optional<Affine> folded() const { return std::nullopt; }
+  /// The parts of a layer norm, for conversions that take the mean out at its sources; nothing for
+  /// the others.
+  virtual std::optional<LayerNormParts> layer_norm_parts() const { return std::nullopt; }
 };
 
 }  // namespace formwork

@@ -7,16 +7,18 @@ namespace {
 struct RmsNormOptions {
   double eps = 1e-6;
   bool affine = true;
+  bool bias = false;
   int64_t weight_offset = 0;
   void describe(OptionSet& o) {
     o.add("eps", eps, "added to the mean square", above(0));
     o.add("affine", affine, "scale the result by a trained vector");
+    o.add("bias", bias, "with affine: also shift it, as a converted layer norm does");
     o.add("weight_offset", weight_offset,
           "what is added to the trained vector: 0, or 1 as Gemma does", between(0, 1));
   }
 };
 
-/// x / sqrt(mean(x²) + eps) · (offset + w), w = 1 - offset at the start.
+/// x / sqrt(mean(x²) + eps) · (offset + w) + b, w = 1 - offset at the start, b only where asked for.
 /// Zhang, Sennrich 2019, arXiv 1910.07467.
 class RmsNorm final : public Norm {
  public:
@@ -25,8 +27,12 @@ class RmsNorm final : public Norm {
     if (!options.affine) return;
     const Tensor start = at::full({site.width}, 1.0 - static_cast<double>(offset_));
     weight_ = add_parameter("weight", start, Role::norm);
+    if (options.bias) bias_ = add_parameter("bias", at::zeros({site.width}), Role::bias);
   }
-  Tensor forward(const Tensor& x, const Tensor&) override { return rms_norm(x, gain(), eps_); }
+  Tensor forward(const Tensor& x, const Tensor&) override {
+    const Tensor y = rms_norm(x, gain(), eps_);
+    return bias_.defined() ? y + bias_.to(y.scalar_type()) : y;
+  }
   Tensor gain() const override {
     return weight_.defined() && offset_ != 0 ? weight_ + offset_ : weight_;
   }
@@ -34,7 +40,7 @@ class RmsNorm final : public Norm {
  private:
   double eps_;
   int64_t offset_;
-  Tensor weight_;
+  Tensor weight_, bias_;
 };
 
 const Register<Norm, RmsNorm, RmsNormOptions> rms_norm_method{

@@ -22,10 +22,13 @@ class Wiring : public Module {
     bool final_norm = false;   // the stream leaves the last layer unnormed
     bool embed_norm = false;   // the embedded tokens are normed first
     bool whole_layer = false;  // both sublayers of a layer must use it
+    bool norm_first = false;   // the one norm stands before the sublayer, whose branch is added
   };
 
   explicit Wiring(const Site& site) : dropout_(site.dropout) {}
   virtual void forward(Stream& stream, const Sublayer& sublayer) = 0;
+  /// What multiplies the branch channel by channel before it is added [D], or undefined.
+  virtual Tensor branch_scale() const { return {}; }
 
  protected:
   /// Dropout on a branch, in training only.
