@@ -42,14 +42,15 @@ std::string key_of(const std::string& axis) {
   if (axis == "task" || axis == "optimizer" || axis == "schedule") return axis;
   if (axis == "constraint") return "[[constraint]]";
   if (axis == "transform") return "formwork convert --transform";
+  if (axis == "probe") return "train.probe.kinds, inspect --probe";
   return axis == "depth" ? "model.depth_plan" : "model." + axis;
 }
 
 void print_method(const MethodInfo& method) {
   const std::string key = key_of(method.axis);
-  const bool chosen_by_verb = method.axis == "transform";
-  const std::string choice =
-      chosen_by_verb ? key + " " + method.name : key + ".kind = \"" + method.name + "\"";
+  std::string choice = key + ".kind = \"" + method.name + "\"";
+  if (method.axis == "transform") choice = key + " " + method.name;
+  if (method.axis == "probe") choice = "train.probe.kinds = [\"" + method.name + "\"]";
   std::printf("%s    %s\n", choice.c_str(), method.summary.c_str());
   std::printf("paper: %s\n", method.paper.c_str());
   const std::vector<OptionInfo> options = options_of(method);

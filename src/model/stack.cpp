@@ -145,10 +145,16 @@ Tensor Stack::positions_of(const Stream& stream, const std::vector<State>* state
   return cached_positions_;
 }
 
+void Stack::condition(Stream& stream) {
+  stream.show("tokens", stream.x);
+  stream.x = conditioning_->forward(stream.x, stream);
+  stream.show("conditioned", stream.x);
+}
+
 void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>* states) {
   stream.place = "stem";
   stream.x = stem_->forward(input, stream);
-  if (!condition_class_token_) stream.x = conditioning_->forward(stream.x, stream);
+  if (!condition_class_token_) condition(stream);
   if (cls_.defined()) {
     const Tensor cls = cls_.expand({stream.x.size(0), 1, -1}).to(stream.x.scalar_type());
     stream.x = at::cat({cls, stream.x}, 1);
@@ -156,7 +162,8 @@ void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>*
       stream.valid = at::cat({at::ones_like(stream.valid.slice(1, 0, 1)), stream.valid}, 1);
   }
   if (!stream.positions.defined()) stream.positions = positions_of(stream, states);
-  if (condition_class_token_) stream.x = conditioning_->forward(stream.x, stream);
+  if (stream.valid.defined()) stream.show("valid", stream.valid);
+  if (condition_class_token_) condition(stream);
   stream.x = added_position_->add(position_->add(stream.x, stream.positions), stream.positions);
   stream.x = dropped(stream.x, dropout_, training());
   if (centre_embedding_) stream.x = stream.x - stream.x.mean(-1, true);

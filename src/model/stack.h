@@ -51,6 +51,7 @@ class Stack final : public Module {
   Tensor table() const { return stem_->table(); }
 
  private:
+  void condition(Stream& stream);
   void embed(const Tensor& input, Stream& stream, const std::vector<State>* states);
   Tensor positions_of(const Stream& stream, const std::vector<State>* states);
   Site base_site(const ModelOptions& options, const Setup& setup, const RandomStream& random) const;
