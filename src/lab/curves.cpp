@@ -32,6 +32,35 @@ Value list_of(const std::vector<T>& numbers) {
   return List(numbers.begin(), numbers.end());
 }
 
+/// The mean over the points first..end-1 that a seed has; nothing where it has none of them.
+std::optional<Point> mean_point(const std::vector<Point>& points, size_t first, size_t end) {
+  end = std::min(end, points.size());
+  if (first >= end) return std::nullopt;
+  Point mean = points[end - 1];
+  mean.value = 0.0;
+  for (size_t i = first; i < end; ++i) mean.value += points[i].value;
+  mean.value /= static_cast<double>(end - first);
+  return mean;
+}
+
+void append(Curve& curve, const std::vector<Point>& seeds) {
+  const auto value_less = [](const Point& a, const Point& b) { return a.value < b.value; };
+  Point sum;
+  for (const Point& point : seeds) {
+    sum.step = std::max(sum.step, point.step);
+    sum.tokens += point.tokens;
+    sum.seconds += point.seconds;
+    sum.value += point.value;
+  }
+  const auto count = static_cast<double>(seeds.size());
+  curve.step.push_back(sum.step);
+  curve.tokens.push_back(sum.tokens / count);
+  curve.seconds.push_back(sum.seconds / count);
+  curve.mean.push_back(sum.value / count);
+  curve.low.push_back(std::min_element(seeds.begin(), seeds.end(), value_less)->value);
+  curve.high.push_back(std::max_element(seeds.begin(), seeds.end(), value_less)->value);
+}
+
 }  // namespace
 
 Value Curve::value() const {
@@ -48,37 +77,20 @@ Value Curve::value() const {
 Curve mean_curve(const std::vector<std::vector<Value>>& runs, const std::string& key,
                  int64_t most) {
   std::vector<std::vector<Point>> seeds;
-  size_t length = SIZE_MAX;
+  size_t length = 0;
   for (const std::vector<Value>& lines : runs) {
-    std::vector<Point> points = points_of(lines, key);
-    if (points.empty()) continue;
-    length = std::min(length, points.size());
-    seeds.push_back(std::move(points));
+    seeds.push_back(points_of(lines, key));
+    length = std::max(length, seeds.back().size());
   }
   Curve curve;
-  if (seeds.empty()) return curve;
   const size_t pieces = std::min(length, static_cast<size_t>(most));
-  const auto count = static_cast<double>(seeds.size());
   for (size_t piece = 0; piece < pieces; ++piece) {
-    const size_t first = piece * length / pieces, end = (piece + 1) * length / pieces;
-    double tokens = 0.0, seconds = 0.0, sum = 0.0, low = 0.0, high = 0.0;
-    for (const std::vector<Point>& points : seeds) {
-      double value = 0.0;
-      for (size_t i = first; i < end; ++i) value += points[i].value;
-      value /= static_cast<double>(end - first);
-      const bool is_first = &points == &seeds.front();
-      low = is_first ? value : std::min(low, value);
-      high = is_first ? value : std::max(high, value);
-      sum += value;
-      tokens += points[end - 1].tokens;
-      seconds += points[end - 1].seconds;
-    }
-    curve.step.push_back(seeds.front()[end - 1].step);
-    curve.tokens.push_back(tokens / count);
-    curve.seconds.push_back(seconds / count);
-    curve.mean.push_back(sum / count);
-    curve.low.push_back(low);
-    curve.high.push_back(high);
+    std::vector<Point> here;
+    for (const std::vector<Point>& points : seeds)
+      if (const std::optional<Point> point =
+              mean_point(points, piece * length / pieces, (piece + 1) * length / pieces))
+        here.push_back(*point);
+    append(curve, here);
   }
   return curve;
 }

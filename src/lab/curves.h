@@ -17,8 +17,8 @@ struct Curve {
   Value value() const;
 };
 
-/// From the metrics lines of each seed: those that hold `key`, as far as all seeds that have begun
-/// got, thinned to `most` points by averaging neighbours.
+/// From the metrics lines of each seed: those that hold `key`, over the seeds that got so far,
+/// thinned to `most` points by averaging neighbours.
 Curve mean_curve(const std::vector<std::vector<Value>>& runs, const std::string& key,
                  int64_t most = 200);
 

@@ -238,11 +238,12 @@ Value variant_value(const Variant& variant, const std::vector<RunFigures>& runs,
 
 void compare_with_baseline(Value& value, const std::vector<RunFigures>& runs,
                            const std::vector<RunFigures>& baseline, const Plan& plan) {
-  const Curve goal = mean_curve(lines_of(baseline), "validation_loss");
+  const std::vector<double> ends = present(values_of(baseline, &RunFigures::loss));
   value["to_baseline_loss"] = Value(Table{{"seconds", Value()}, {"tokens", Value()}});
-  if (!goal.mean.empty()) {
+  if (!ends.empty()) {
+    const double goal = mean_of(ends) * (1.0 + 1e-12);  // the baseline's own curve ends at it
     const std::optional<Reached> reached =
-        first_at_most(mean_curve(lines_of(runs), "validation_loss"), goal.mean.back());
+        first_at_most(mean_curve(lines_of(runs), "validation_loss"), goal);
     if (reached) {
       value["to_baseline_loss"]["seconds"] = reached->seconds;
       value["to_baseline_loss"]["tokens"] = reached->tokens;
