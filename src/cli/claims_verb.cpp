@@ -16,13 +16,18 @@ struct Request {
   ClaimsRequest claims;
   std::vector<std::string> slugs;
   std::string from = "claims";
-  bool json = false, quiet = false;
+  bool json = false, quiet = false, check = false;
 };
 
 void claims(const Request& request) {
   std::vector<Claim> chosen;
   for (const std::string& file : claim_files(request.from, request.slugs))
     chosen.push_back(Claim::read(file));  // a mistake in any is told before hours of work
+  if (request.check) {
+    for (const Claim& claim : chosen) check_claim(claim);
+    std::printf("%zu claims are well formed\n", chosen.size());
+    return;
+  }
   const Console console = make_console(request.quiet);
   std::vector<ClaimResult> results;
   bool stopped = false;
@@ -60,6 +65,7 @@ void add_claims_verb(CLI::App& app) {
       ->check(CLI::Range(0, 4096));
   verb->add_option("--out", request->claims.out, "folder; default comparisons/claims");
   verb->add_option("--from", request->from, "folder of the claims; default claims");
+  verb->add_flag("--check", request->check, "only look whether the claims are well formed");
   verb->add_flag("--json", request->json, "the results as JSON on standard output");
   verb->add_flag("--quiet", request->quiet, "no progress");
   verb->footer(

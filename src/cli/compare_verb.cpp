@@ -6,6 +6,7 @@
 #include "cli/verbs.h"
 #include "formats/atomic_file.h"
 #include "lab/compare.h"
+#include "lab/figures.h"
 #include "lab/runner.h"
 #include "lab/tables.h"
 
@@ -45,11 +46,6 @@ void print_missing(const ComparisonFolder& folder) {
   }
 }
 
-bool is_complete(const Value& summary) {
-  const Value* complete = summary.find("complete");
-  return complete && complete->get<bool>() && *complete->get<bool>();
-}
-
 void train_only(const Request& request, const ComparisonFolder& folder) {
   const RunPlace run = folder.run(request.only);
   const MachineShare share = share_machine(1, folder.plan());
@@ -80,7 +76,7 @@ void compare(const Request& request) {
     summary = write_results(folder, true, MachineShare{0, 0});
     print_results(folder, summary, request.json);
     print_missing(folder);
-    end_with(is_complete(summary) ? 0 : 1);
+    end_with(flag_at(summary, "complete") ? 0 : 1);
     return;
   }
   const bool complete =

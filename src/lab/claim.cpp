@@ -4,17 +4,12 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "lab/figures.h"
 
 namespace formwork {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string figure(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
-}
 
 std::string settings_text(const Value& settings) {
   std::string text;
@@ -55,7 +50,9 @@ void Expectation::describe(OptionSet& o) {
   o.add("by", by, "lower, higher: the least difference that counts", at_least(0));
   o.add("tolerance", tolerance, "equal: the greatest difference of the means", at_least(0));
   o.add("relative", relative, "equal: the tolerance is a part of the baseline's mean");
-  o.add_raw("at", at, "keys that the trained models are evaluated with, such as a longer input");
+  o.add_raw("at", at,
+            "keys that the trained models are evaluated with, such as a longer input; one that "
+            "cannot be used so counts as diverged");
   o.add("exponent", exponent, "grows_*: of the size", above(0));
   o.add("key", key, "grows_*: the key that sets the size");
   o.add("sizes", sizes, "grows_*: at least three");
@@ -74,14 +71,16 @@ std::string Expectation::text() const {
       least > 0 ? join_text(" in at least ", least, " seeds") : " in all seeds";
   if (kind == "equal")
     return join_text(what, " of ", variant, " equals the baseline's within ",
-                     relative ? figure(100 * tolerance) + " %" : figure(tolerance), where);
+                     relative ? figure_text(100 * tolerance) + " %" : figure_text(tolerance),
+                     where);
+  if (kind == "diverges" && !where.empty()) return variant + " cannot be used" + where + seeds;
   if (kind == "diverges") return variant + " diverges" + seeds;
   if (kind == "trains") return variant + " does not diverge" + seeds;
   if (is_growth())
     return join_text("time of ", variant, " grows with ", key, " to the power of at ",
-                     kind == "grows_at_most" ? "most " : "least ", figure(exponent));
+                     kind == "grows_at_most" ? "most " : "least ", figure_text(exponent));
   return join_text(what, " of ", variant, " is ", kind, " than the baseline's",
-                   by > 0 ? " by more than " + figure(by) : "", where, seeds);
+                   by > 0 ? " by more than " + figure_text(by) : "", where, seeds);
 }
 
 void Claim::describe(OptionSet& o) {

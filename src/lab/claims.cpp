@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 
-#include "formats/json.h"
+#include "lab/figures.h"
 #include "lab/growth.h"
 #include "lab/text_table.h"
 #include "training/evaluation.h"
@@ -16,13 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-std::optional<double> number(const Value* table, const std::string& key) {
-  const Value* found = table ? table->find(key) : nullptr;
-  if (found && found->get<double>()) return *found->get<double>();
-  if (found && found->get<int64_t>()) return static_cast<double>(*found->get<int64_t>());
-  return std::nullopt;
-}
 
 const Variant& variant_called(const Plan& plan, const std::string& name) {
   const auto found = std::find_if(plan.variants.begin(), plan.variants.end(),
@@ -43,13 +35,13 @@ const Value* run_in(const Value& summary, const Variant& variant, int64_t seed) 
 /// What a run's own summary or the comparison's says of `metric`.
 std::optional<double> figure_of(const Value& summary, const RunPlace& run,
                                 const std::string& metric) {
-  const Value* entry = run_in(summary, *run.variant, run.seed);
-  if (metric == "spikes" || metric == "largest_gradient_norm") return number(entry, metric);
-  std::ifstream in(fs::path(run.folder) / "summary.json", std::ios::binary);
-  if (!in) return std::nullopt;
-  const Value own = parse_json(std::string{std::istreambuf_iterator<char>(in), {}}, run.folder);
-  if (metric != "flops_per_token") return number(&own, metric);
-  const auto flops = number(&own, "flops"), tokens = number(&own, "tokens");
+  if (metric == "spikes" || metric == "largest_gradient_norm") {
+    const Value* entry = run_in(summary, *run.variant, run.seed);
+    return entry ? number_at(*entry, metric) : std::nullopt;
+  }
+  const Value own = read_json_if_there((fs::path(run.folder) / "summary.json").string());
+  if (metric != "flops_per_token") return number_at(own, metric);
+  const auto flops = number_at(own, "flops"), tokens = number_at(own, "tokens");
   return flops && tokens && *tokens > 0 ? std::optional<double>(*flops / *tokens) : std::nullopt;
 }
 
@@ -102,12 +94,6 @@ Judgement judge_trained(const ComparisonFolder& folder, const Value& summary,
   return judge_order(ours, theirs, expectation.kind == "lower", least, expectation.by);
 }
 
-std::string figure(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.3g", value);
-  return text;
-}
-
 Judgement judge_growth(const Value& table, const Plan& plan, const Expectation& expectation,
                        int64_t repetitions) {
   Value changed = table;
@@ -121,11 +107,15 @@ Judgement judge_growth(const Value& table, const Plan& plan, const Expectation& 
   judgement.numbers += "; ";
   for (size_t i = 0; i < growth.sizes.size(); ++i)
     judgement.numbers += join_text(i == 0 ? "" : ", ", growth.sizes[i], ": ",
-                                   figure(growth.milliseconds.back()[i]), " ms");
+                                   figure_text(growth.milliseconds.back()[i]), " ms");
   return judgement;
 }
 
 }  // namespace
+
+void check_claim(const Claim& claim) {
+  for (const bool full : {false, true}) make_plan(claim.recipe_table(full), claim.slug, {});
+}
 
 ClaimResult run_claim(const Claim& claim, const ClaimsRequest& request, const Console& console) {
   const auto begun = Clock::now();
@@ -193,7 +183,7 @@ Value claims_value(const std::vector<ClaimResult>& results, const ClaimsRequest&
 std::string claims_markdown(const std::vector<ClaimResult>& results) {
   TextTable table({"claim", "verdict", "seconds"});
   for (const ClaimResult& result : results)
-    table.add({result.claim.slug, verdict_text(result.verdict), figure(result.seconds)});
+    table.add({result.claim.slug, verdict_text(result.verdict), figure_text(result.seconds)});
   std::string out = "# Claims\n\n" + table.markdown();
   for (const ClaimResult& result : results) {
     out += "\n## " + result.claim.slug + ": " + verdict_text(result.verdict) + "\n\n" +

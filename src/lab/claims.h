@@ -27,6 +27,9 @@ struct ClaimResult {
   bool stopped = false;               // by a signal
 };
 
+/// Refuses a claim whose variants cannot be, at either size; trains nothing.
+void check_claim(const Claim& claim);
+
 /// Trains (or goes on with) a claim's comparison in <out>/<slug>, and judges.
 ClaimResult run_claim(const Claim& claim, const ClaimsRequest& request, const Console& console);
 

@@ -6,6 +6,7 @@
 
 #include "formats/atomic_file.h"
 #include "formats/json.h"
+#include "lab/figures.h"
 #include "lab/live_table.h"
 #include "lab/runner.h"
 #include "lab/summary.h"
@@ -33,9 +34,8 @@ std::string shell_word(const std::string& word) {
 }
 
 int64_t usable_cores() {
-  const Value machine = describe_machine();
-  const Value* cores = machine.find("cores");
-  return std::max<int64_t>(1, cores && cores->get<int64_t>() ? *cores->get<int64_t>() : 1);
+  return std::max<int64_t>(
+      1, static_cast<int64_t>(number_at(describe_machine(), "cores").value_or(1)));
 }
 
 }  // namespace

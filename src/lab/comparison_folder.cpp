@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "formats/atomic_file.h"
 #include "formats/json.h"
+#include "lab/figures.h"
 
 namespace formwork {
 namespace {
@@ -25,10 +26,6 @@ constexpr auto kStillRunning = std::chrono::seconds(60);
 std::string read_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
-}
-
-Value read_json(const std::string& path) {
-  return parse_json(read_text(path), path);
 }
 
 void make_folder(const std::string& path) {
@@ -56,14 +53,6 @@ bool changed_lately(const std::string& folder) {
   return false;
 }
 
-/// The number under `key`; nothing for null, which is what NaN becomes in JSON.
-std::optional<double> number(const Value& table, const std::string& key) {
-  const Value* found = table.find(key);
-  if (found && found->get<double>()) return *found->get<double>();
-  if (found && found->get<int64_t>()) return static_cast<double>(*found->get<int64_t>());
-  return std::nullopt;
-}
-
 /// A run that was stopped cleanly has a summary; one that went on since has newer metrics.
 RunState state_of_incomplete(const fs::path& folder) {
   std::error_code error;
@@ -74,11 +63,9 @@ RunState state_of_incomplete(const fs::path& folder) {
 }
 
 RunStatus status_of_summary(const fs::path& folder) {
-  const Value summary = read_json((folder / "summary.json").string());
-  const Value* complete = summary.find("complete");
-  if (!complete || !complete->get<bool>() || !*complete->get<bool>())
-    return {state_of_incomplete(folder), ""};
-  const std::optional<double> loss = number(summary, "validation_loss");
+  const Value summary = read_json_if_there((folder / "summary.json").string());
+  if (!flag_at(summary, "complete")) return {state_of_incomplete(folder), ""};
+  const std::optional<double> loss = number_at(summary, "validation_loss");
   if (loss && std::isfinite(*loss)) return {RunState::done, ""};
   return {RunState::diverged, "the validation loss at the end is not a number"};
 }
@@ -113,7 +100,7 @@ ComparisonFolder ComparisonFolder::open(const std::string& path) {
         "is no comparison: it has no plan.json; give a recipe, or the folder "
         "that formwork compare made");
   const std::string file = (fs::path(path) / "plan.json").string();
-  return {path, plan_from(read_json(file), file)};
+  return {path, plan_from(read_json_if_there(file), file)};
 }
 
 ComparisonFolder ComparisonFolder::adopt(const std::string& path, const Plan& plan) {
@@ -183,13 +170,9 @@ RunPlace ComparisonFolder::run(const std::string& name) const {
 RunStatus status_of(const RunPlace& run) {
   std::error_code error;
   if (fs::exists(run.outcome, error)) {
-    const Value outcome = read_json(run.outcome);
-    const Value* status = outcome.find("status");
-    const Value* failure = outcome.find("failure");
-    const bool diverged =
-        status && status->get<std::string>() && *status->get<std::string>() == "diverged";
-    return {diverged ? RunState::diverged : RunState::failed,
-            failure && failure->get<std::string>() ? *failure->get<std::string>() : ""};
+    const Value outcome = read_json_if_there(run.outcome);
+    const bool diverged = text_at(outcome, "status") == "diverged";
+    return {diverged ? RunState::diverged : RunState::failed, text_at(outcome, "failure")};
   }
   if (fs::exists(fs::path(run.folder) / "summary.json", error))
     return status_of_summary(run.folder);

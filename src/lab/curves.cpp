@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "lab/figures.h"
+
 namespace formwork {
 namespace {
 
@@ -10,20 +12,13 @@ struct Point {
   double tokens = 0.0, seconds = 0.0, value = 0.0;
 };
 
-std::optional<double> number(const Value& table, const std::string& key) {
-  const Value* found = table.find(key);
-  if (found && found->get<double>()) return *found->get<double>();
-  if (found && found->get<int64_t>()) return static_cast<double>(*found->get<int64_t>());
-  return std::nullopt;
-}
-
 std::vector<Point> points_of(const std::vector<Value>& lines, const std::string& key) {
   std::vector<Point> points;
   for (const Value& line : lines)
-    if (const std::optional<double> value = number(line, key))
-      points.push_back({static_cast<int64_t>(number(line, "step").value_or(0)),
-                        number(line, "tokens").value_or(0), number(line, "seconds").value_or(0),
-                        *value});
+    if (const std::optional<double> value = number_at(line, key))
+      points.push_back({static_cast<int64_t>(number_at(line, "step").value_or(0)),
+                        number_at(line, "tokens").value_or(0),
+                        number_at(line, "seconds").value_or(0), *value});
   return points;
 }
 

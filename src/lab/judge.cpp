@@ -4,19 +4,14 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "lab/figures.h"
 #include "lab/statistics.h"
 
 namespace formwork {
 namespace {
 
-std::string figure(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
-}
-
 std::string outcome_text(const SeedOutcome& outcome) {
-  return outcome.state == RunState::done && outcome.value ? figure(*outcome.value)
+  return outcome.state == RunState::done && outcome.value ? figure_text(*outcome.value)
                                                           : state_name(outcome.state);
 }
 
@@ -75,8 +70,8 @@ Judgement judge_order(const std::vector<SeedOutcome>& variant,
   }
   return {verdict_of(votes, least),
           join_text(list_text(variant), " against ", list_text(baseline), ": ",
-                    lower ? "lower" : "higher", by > 0 ? " by more than " + figure(by) : "", " in ",
-                    votes.yes, " of ", variant.size(), " seeds, expected in ", least)};
+                    lower ? "lower" : "higher", by > 0 ? " by more than " + figure_text(by) : "",
+                    " in ", votes.yes, " of ", variant.size(), " seeds, expected in ", least)};
 }
 
 Judgement judge_equal(const std::vector<SeedOutcome>& variant,
@@ -100,8 +95,9 @@ Judgement judge_equal(const std::vector<SeedOutcome>& variant,
   const double half =
       student_t_quantile(0.95, count - 1) * *deviation_of(differences) / std::sqrt(count);
   Judgement judgement;
-  judgement.numbers = join_text(values, ": difference ", figure(mean), " ± ", figure(half),
-                                " (90 % interval), allowed ± ", figure(limit));
+  judgement.numbers =
+      join_text(values, ": difference ", figure_text(mean), " ± ", figure_text(half),
+                " (90 % interval), allowed ± ", figure_text(limit));
   if (std::abs(mean) + half <= limit)
     judgement.verdict = Verdict::holds;
   else if (std::abs(mean) - half > limit)
@@ -134,9 +130,9 @@ Judgement judge_exponent(const std::vector<double>& exponents, double limit, boo
   }
   const auto count = static_cast<double>(exponents.size());
   const double half = student_t_quantile(0.975, count - 1) * *deviation / std::sqrt(count);
-  judgement.numbers =
-      join_text("exponent ", figure(mean), " ± ", figure(half), " (95 % interval), expected ",
-                at_most ? "at most " : "at least ", figure(limit));
+  judgement.numbers = join_text("exponent ", figure_text(mean), " ± ", figure_text(half),
+                                " (95 % interval), expected ", at_most ? "at most " : "at least ",
+                                figure_text(limit));
   const double low = mean - half, high = mean + half;
   if (at_most ? high <= limit : low >= limit)
     judgement.verdict = Verdict::holds;

@@ -3,11 +3,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
-#include <fstream>
 
 #include "formats/atomic_file.h"
 #include "formats/json.h"
+#include "lab/figures.h"
 #include "lab/statistics.h"
 #include "lab/summary.h"
 #include "training/evaluation.h"
@@ -17,7 +16,6 @@
 namespace formwork {
 namespace {
 
-namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kWarmUp = 2, kLeastRounds = 5, kMostRounds = 50;
@@ -62,12 +60,7 @@ Value latency_of(const Variant& variant) {
 
 Value measure_latencies(const ComparisonFolder& folder) {
   const std::string file = folder.file("latency.json");
-  Value latencies{Table{}};
-  std::error_code error;
-  if (fs::exists(file, error)) {
-    std::ifstream in(file, std::ios::binary);
-    latencies = parse_json(std::string{std::istreambuf_iterator<char>(in), {}}, file);
-  }
+  Value latencies = read_json_if_there(file);
   bool measured = false;
   for (const Variant& variant : folder.plan().variants) {
     if (latencies.find(variant.folder)) continue;

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "formats/json.h"
+#include "lab/figures.h"
 #include "training/checkpoint.h"
 #include "training/stop_signal.h"
 
@@ -23,13 +24,6 @@ constexpr auto kUpdate = std::chrono::milliseconds(400);
 constexpr int kMostAttempts = 3;
 constexpr int64_t kTail =
     1 << 16;  // bytes of metrics that surely hold an evaluation or none lately
-
-std::optional<double> number(const Value& table, const std::string& key) {
-  const Value* found = table.find(key);
-  if (found && found->get<double>()) return *found->get<double>();
-  if (found && found->get<int64_t>()) return static_cast<double>(*found->get<int64_t>());
-  return std::nullopt;
-}
 
 std::string tail_of(const std::string& path, int64_t most) {
   std::ifstream in(path, std::ios::binary | std::ios::ate);
@@ -72,12 +66,6 @@ bool is_over(RunState state) {
   return state == RunState::done || state == RunState::failed || state == RunState::diverged;
 }
 
-std::string figure(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
-}
-
 }  // namespace
 
 RunProgress progress_of(const RunPlace& run, const Plan& plan) {
@@ -88,15 +76,15 @@ RunProgress progress_of(const RunPlace& run, const Plan& plan) {
   bool first = true;
   each_last_line((fs::path(run.folder) / "metrics.jsonl").string(), [&](const Value& line) {
     if (first) {
-      progress.step = static_cast<int64_t>(number(line, "step").value_or(0));
-      progress.seconds = number(line, "seconds").value_or(0);
-      progress.tokens_per_second = number(line, "tokens_per_second");
-      progress.loss = number(line, "loss");
+      progress.step = static_cast<int64_t>(number_at(line, "step").value_or(0));
+      progress.seconds = number_at(line, "seconds").value_or(0);
+      progress.tokens_per_second = number_at(line, "tokens_per_second");
+      progress.loss = number_at(line, "loss");
       const std::string key = plan.equal == "steps" ? "step" : plan.equal;
-      progress.fraction = std::min(1.0, number(line, key).value_or(0) / plan.budget);
+      progress.fraction = std::min(1.0, number_at(line, key).value_or(0) / plan.budget);
       first = false;
     }
-    progress.metric = number(line, plan.metric);
+    progress.metric = number_at(line, plan.metric);
     return !progress.metric;
   });
   if (status.state == RunState::done) progress.fraction = 1.0;
@@ -161,8 +149,8 @@ void Runner::ended(size_t index, const ProcessEnd& end) {
     return settle_failure(index, progress.state, progress.failure);
   if (progress.state == RunState::done) {
     const std::string metric =
-        progress.metric ? "  " + folder_.plan().metric + " " + figure(*progress.metric) : "";
-    return tell(index, join_text("done", metric, "  in ", figure(progress.seconds), " s"));
+        progress.metric ? "  " + folder_.plan().metric + " " + figure_text(*progress.metric) : "";
+    return tell(index, join_text("done", metric, "  in ", figure_text(progress.seconds), " s"));
   }
   progress.state = RunState::interrupted;
   if (stopping_) return tell(index, join_text("stopped at step ", progress.step));

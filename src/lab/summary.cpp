@@ -4,11 +4,10 @@
 #include <cmath>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <map>
 
-#include "formats/json.h"
 #include "lab/curves.h"
+#include "lab/figures.h"
 #include "lab/statistics.h"
 #include "training/machine.h"
 #include "training/metrics_log.h"
@@ -21,23 +20,6 @@ namespace fs = std::filesystem;
 constexpr double kSignificance = 0.05;
 
 using Figure = std::optional<double>;
-
-Figure number(const Value& table, const std::string& key) {
-  const Value* found = table.find(key);
-  if (found && found->get<double>()) return *found->get<double>();
-  if (found && found->get<int64_t>()) return static_cast<double>(*found->get<int64_t>());
-  return std::nullopt;
-}
-
-Value value_of(const Figure& figure) {
-  return figure ? Value(*figure) : Value();
-}
-
-Value json_if_there(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return Value(Table{});
-  return parse_json(std::string{std::istreambuf_iterator<char>(in), {}}, path.string());
-}
 
 std::string date_now() {
   const std::time_t now = std::time(nullptr);
@@ -67,14 +49,14 @@ RunFigures figures_of(const RunPlace& place, const Plan& plan) {
   std::error_code error;
   if (fs::exists(folder / "metrics.jsonl", error))
     run.lines = read_metrics((folder / "metrics.jsonl").string());
-  run.summary = json_if_there(folder / "summary.json");
+  run.summary = read_json_if_there((folder / "summary.json").string());
   std::vector<double> losses;
   for (const Value& line : run.lines) {
-    if (const Figure loss = number(line, "loss")) losses.push_back(*loss);
-    if (const Figure norm = number(line, "gradient_norm"))
+    if (const Figure loss = number_at(line, "loss")) losses.push_back(*loss);
+    if (const Figure norm = number_at(line, "gradient_norm"))
       run.largest_norm = std::max(run.largest_norm.value_or(0.0), *norm);
-    if (const Figure loss = number(line, "validation_loss")) run.loss = loss;
-    if (const Figure metric = number(line, plan.metric)) run.metric = metric;
+    if (const Figure loss = number_at(line, "validation_loss")) run.loss = loss;
+    if (const Figure metric = number_at(line, plan.metric)) run.metric = metric;
   }
   run.spikes = count_spikes(losses);
   return run;
@@ -83,7 +65,7 @@ RunFigures figures_of(const RunPlace& place, const Plan& plan) {
 Value run_value(const RunFigures& run, const Plan& plan) {
   const Value* last = run.lines.empty() ? nullptr : &run.lines.back();
   const auto at_end = [&](const char* key) {
-    return last ? number(*last, key).value_or(0.0) : 0.0;
+    return last ? number_at(*last, key).value_or(0.0) : 0.0;
   };
   Value value{Table{}};
   value["seed"] = run.place.seed;
@@ -163,8 +145,8 @@ std::vector<double> from_summaries(const std::vector<RunFigures>& runs, const st
                                    const std::string& divisor = "") {
   std::vector<double> values;
   for (const RunFigures& run : runs) {
-    const Figure value = number(run.summary, key);
-    const Figure by = divisor.empty() ? Figure(1.0) : number(run.summary, divisor);
+    const Figure value = number_at(run.summary, key);
+    const Figure by = divisor.empty() ? Figure(1.0) : number_at(run.summary, divisor);
     if (value && by && *by > 0.0) values.push_back(*value / *by);
   }
   return values;
@@ -184,9 +166,9 @@ void add_costs(Value& value, const std::vector<RunFigures>& runs, const Value& l
       memory.empty() ? Value()
                      : Value(static_cast<int64_t>(*std::max_element(memory.begin(), memory.end())));
   const Value* measured = latency.find(folder);
-  value["latency_ms"]["batch_1"] = measured ? value_of(number(*measured, "batch_1")) : Value();
+  value["latency_ms"]["batch_1"] = measured ? value_of(number_at(*measured, "batch_1")) : Value();
   value["latency_ms"]["training_batch"] =
-      measured ? value_of(number(*measured, "training_batch")) : Value();
+      measured ? value_of(number_at(*measured, "training_batch")) : Value();
 }
 
 void add_stability(Value& value, const std::vector<RunFigures>& runs) {
@@ -262,7 +244,7 @@ Value machine_of(const ComparisonFolder& folder) {
   std::error_code error;
   for (const RunPlace& place : folder.runs())
     if (fs::exists(fs::path(place.folder) / "machine.json", error))
-      return json_if_there(fs::path(place.folder) / "machine.json");
+      return read_json_if_there((fs::path(place.folder) / "machine.json").string());
   return describe_machine();
 }
 
