@@ -68,7 +68,8 @@ MachineShare share_machine(int64_t jobs, const Plan& plan) {
 }
 
 Value write_results(const ComparisonFolder& folder, bool latencies, const MachineShare& share) {
-  const Value measured = latencies ? measure_latencies(folder) : Value(Table{});
+  const Value measured =
+      latencies ? measure_latencies(folder) : read_json_if_there(folder.file("latency.json"));
   const Value summary = summarise(folder, measured, share.jobs, share.threads);
   write_file_atomically(folder.file("summary.csv"), summary_csv(summary));
   write_file_atomically(folder.file("runs.csv"), runs_csv(summary));

@@ -55,7 +55,7 @@ TEST(property, lab_spikes) {
   EXPECT_EQ(count_spikes(losses), 0);
   losses[40] = 9.0;
   losses[41] = 5.0;
-  losses[80] = 3.0;
+  losses[80] = 4.0;
   EXPECT_EQ(count_spikes(losses), 2);
   EXPECT_EQ(count_spikes({1, 1, 9}), 0);
 }
