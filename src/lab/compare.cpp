@@ -46,6 +46,8 @@ ComparisonFolder comparison_of(const CompareRequest& request) {
           "is a comparison that has begun: --set, --equal and --out are settled");
     return ComparisonFolder::open(request.recipe);
   }
+  check(!fs::is_directory(request.recipe), request.recipe,
+        "is a folder but no comparison; give a recipe, or a folder that formwork compare made");
   PlanRequest wanted;
   wanted.overrides = request.overrides;
   wanted.seeds = request.seeds;

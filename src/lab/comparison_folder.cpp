@@ -11,7 +11,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "core/error.h"
+#include "core/options.h"
 #include "formats/atomic_file.h"
 #include "formats/json.h"
 #include "lab/figures.h"
@@ -159,12 +159,12 @@ std::vector<RunPlace> ComparisonFolder::runs() const {
 }
 
 RunPlace ComparisonFolder::run(const std::string& name) const {
-  std::string valid;
+  std::vector<std::string> names;
   for (const RunPlace& place : runs()) {
     if (place.name == name) return place;
-    valid += (valid.empty() ? "" : ", ") + place.name;
+    names.push_back(place.name);
   }
-  refuse("--only", "there is no run '", name, "'; valid: ", valid);
+  refuse("--only", unknown_name("run", name, names));
 }
 
 RunStatus status_of(const RunPlace& run) {

@@ -18,21 +18,23 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kWarmUp = 2, kLeastRounds = 5, kMostRounds = 50;
-constexpr auto kEnough = std::chrono::milliseconds(700);
+constexpr int kWarmUp = 5, kLeastRounds = 10, kMostRounds = 100;
+constexpr auto kEnough = std::chrono::seconds(1);
 
 double milliseconds_of_pass(Model& model, Task& task, const Recipe& recipe, int64_t size) {
   Batch batch = task.validation_batch(0, std::min(size, task.validation_items()));
   match_type(batch, model.type());
   const PrecisionGuard precision(recipe.train.precision);
   std::vector<double> times;
+  // The first passes choose kernels, take memory and start threads.
+  for (int round = 0; round < kWarmUp; ++round) model.forward(batch.input);
   const auto begun = Clock::now();
-  for (int round = -kWarmUp; round < kMostRounds; ++round) {
+  for (int round = 0; round < kMostRounds; ++round) {
     if (round >= kLeastRounds && Clock::now() - begun > kEnough) break;
     const auto start = Clock::now();
     model.forward(batch.input);
     const std::chrono::duration<double, std::milli> time = Clock::now() - start;
-    if (round >= 0) times.push_back(time.count());
+    times.push_back(time.count());
   }
   return median_of(times);
 }

@@ -130,9 +130,8 @@ void check_same_plan(const Plan& plan, const Plan& kept, const std::string& fold
     const List different = recipe_difference(old.recipe, found->recipe);
     if (different.empty()) continue;
     const Value& first = different.front();
-    refuse(folder, "was begun with ", first.find("key")->text(), " = ",
-           first.find("baseline")->text(), " in '", old.name, "', which is ",
-           first.find("variant")->text(), " now", advice);
+    refuse(folder, "was begun with ", text_at(first, "key"), " = ", first.find("baseline")->text(),
+           " in '", old.name, "', which is ", first.find("variant")->text(), " now", advice);
   }
 }
 
