@@ -211,13 +211,13 @@ class Killed(CompareCase):
 
     def test_interrupt_stops_the_runs_cleanly(self):
         process = self.start("compare", self.recipe, "--out", self.out, "--seeds", "1", "--jobs",
-                             "2", *tiny.given(["train.budget.steps=100000",
-                                               "train.checkpoint.every=100000",
-                                               "train.evaluate.every=50000"]))
-        metrics = self.out / "runs" / "baseline" / "seed-1" / "metrics.jsonl"
+                             "2", *tiny.given(["train.budget.steps=1500",
+                                               "train.checkpoint.every=1500",
+                                               "train.evaluate.every=1500"]))
+        run = self.out / "runs" / "baseline" / "seed-1"
         deadline = time.time() + 60
-        while not (metrics.exists() and metrics.stat().st_size > 0) and time.time() < deadline:
-            time.sleep(0.05)
+        while not self.has_trained(run) and time.time() < deadline:
+            time.sleep(0.02)
         children = self.children_of(process)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=60)[1]
@@ -227,8 +227,14 @@ class Killed(CompareCase):
             self.assertFalse(os.path.exists(f"/proc/{child}"), "a run outlived the comparison")
         base = self.summary()["variants"][0]
         self.assertEqual(base["status"], "interrupted")
-        self.assertEqual(tiny.checkpoints(self.out / "runs" / "baseline" / "seed-1"),
-                         [base["runs"][0]["steps"]])
+        self.assertEqual(tiny.checkpoints(run), [base["runs"][0]["steps"]])
+        self.formwork("compare", self.out, "--quiet")
+        self.assertEqual(self.summary()["variants"][0]["runs"][0]["steps"], 1500)
+        # Each session of a run writes an event file of its own: it went on, it did not begin anew.
+        self.assertEqual(len(list(run.glob("events.*"))), 2)
+
+    def has_trained(self, run):
+        return (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size > 0
 
     def test_two_at_once(self):
         process = self.begin(self.out)
