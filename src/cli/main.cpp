@@ -29,6 +29,7 @@ constexpr char kIntroduction[] =
     "  formwork methods mixer local                    the options of one method\n"
     "  formwork resume runs/NAME                       go on where a run stopped\n"
     "  formwork inspect runs/NAME                      look inside the trained model\n"
+    "  formwork compare recipes/norms.toml             variants side by side, on equal terms\n"
     "  formwork VERB --help                            a verb with its options and examples\n";
 
 int run(int argc, char** argv) {
@@ -44,6 +45,8 @@ int run(int argc, char** argv) {
   add_data_verb(app);
   add_bench_verb(app);
   add_inspect_verb(app);
+  add_compare_verb(app);
+  add_claims_verb(app);
   try {
     check_catalogue();
     app.parse(argc, argv);

@@ -19,6 +19,8 @@ void add_methods_verb(CLI::App& app);
 void add_data_verb(CLI::App& app);
 void add_bench_verb(CLI::App& app);
 void add_inspect_verb(CLI::App& app);
+void add_compare_verb(CLI::App& app);
+void add_claims_verb(CLI::App& app);
 
 /// The command line as it was given, set by main; `train --processes` starts copies of it.
 std::vector<std::string>& command_line();

@@ -75,20 +75,6 @@ class SignalForwarding {
   struct sigaction old_interrupt_ = {}, old_terminate_ = {};
 };
 
-std::string this_program() {
-#ifdef __APPLE__
-  char path[PATH_MAX];
-  uint32_t size = sizeof(path);
-  check(_NSGetExecutablePath(path, &size) == 0, "processes", "this program's path is too long");
-  return path;
-#else
-  char path[PATH_MAX];
-  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
-  check(size > 0 && size < PATH_MAX, "processes", "this program's path cannot be read from /proc");
-  return {path, static_cast<size_t>(size)};
-#endif
-}
-
 int free_port() {
   const int listener = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address = {};
@@ -322,6 +308,20 @@ class Flock {
 };
 
 }  // namespace
+
+std::string this_program() {
+#ifdef __APPLE__
+  char path[PATH_MAX];
+  uint32_t size = sizeof(path);
+  check(_NSGetExecutablePath(path, &size) == 0, "processes", "this program's path is too long");
+  return path;
+#else
+  char path[PATH_MAX];
+  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
+  check(size > 0 && size < PATH_MAX, "processes", "this program's path cannot be read from /proc");
+  return {path, static_cast<size_t>(size)};
+#endif
+}
 
 bool started_by_launcher() {
   return std::getenv(kMark) != nullptr;

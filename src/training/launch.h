@@ -10,6 +10,9 @@ namespace formwork {
 /// another one died: run_processes has seen which and how, and tells.
 constexpr int kOtherProcessDied = 75;
 
+/// The path of the running program, for starting it again.
+std::string this_program();
+
 /// Whether run_processes started this process.
 bool started_by_launcher();
 

@@ -88,7 +88,7 @@ def tracked_files():
     if listed and listed.returncode == 0:
         names = [name for name in listed.stdout.decode().split("\0") if name]
         return sorted(SOURCE / name for name in names if (SOURCE / name).is_file())
-    built = re.compile(r"^(build.*|\.git|\.formwork|runs|data)$")
+    built = re.compile(r"^(build.*|\.git|\.formwork|runs|comparisons|data)$")
     return sorted(path for path in SOURCE.rglob("*")
                   if path.is_file() and not built.match(path.relative_to(SOURCE).parts[0]))
 

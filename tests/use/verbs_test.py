@@ -6,8 +6,8 @@ import json
 import formwork_case
 import tiny
 
-VERBS = ["train", "resume", "evaluate", "generate", "inspect", "convert", "methods", "data",
-         "bench"]
+VERBS = ["train", "resume", "evaluate", "generate", "inspect", "convert", "compare", "claims", "methods",
+         "data", "bench"]
 TEXT = "the quick brown fox jumps over the lazy dog.\nhow now brown cow, said the dog to the fox.\n"
 
 
