@@ -1,0 +1,55 @@
+// The operators in PyTorch's dispatcher, as torch.ops.formwork.* for programs that load
+// libformwork_kernels.so. They carry their own gradients and serve every device.
+#include <torch/library.h>
+
+#include "kernels/attention.h"
+#include "kernels/rms_norm.h"
+#include "kernels/rotate.h"
+
+namespace formwork {
+namespace {
+
+using at::Tensor;
+using Maybe = std::optional<Tensor>;
+
+Tensor rms_norm_operator(const Tensor& x, const Maybe& scale, double eps) {
+  return rms_norm(x, scale.value_or(Tensor()), eps);
+}
+
+std::tuple<Tensor, Tensor> add_rms_norm_operator(const Tensor& x, const Tensor& residual,
+                                                 const Maybe& scale, double eps) {
+  const AddedRmsNorm result = add_rms_norm(x, residual, scale.value_or(Tensor()), eps);
+  return {result.y, result.sum};
+}
+
+Tensor rotate_pairs_operator(const Tensor& x, const Tensor& cosine, const Tensor& sine,
+                             bool interleaved) {
+  return rotate_pairs(x, cosine, sine, interleaved ? Pairing::interleaved : Pairing::half);
+}
+
+Tensor attention_operator(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& key_valid,
+                          bool causal, double scale) {
+  return attention(q, k, v, {causal, scale, key_valid.value_or(Tensor())});
+}
+
+}  // namespace
+
+TORCH_LIBRARY(formwork, library) {
+  library.def("rms_norm(Tensor x, Tensor? scale, float eps) -> Tensor");
+  library.def(
+      "add_rms_norm(Tensor x, Tensor residual, Tensor? scale, float eps) -> (Tensor y, "
+      "Tensor sum)");
+  library.def("rotate_pairs(Tensor x, Tensor cosine, Tensor sine, bool interleaved) -> Tensor");
+  library.def(
+      "attention(Tensor q, Tensor k, Tensor v, Tensor? key_valid, bool causal, float "
+      "scale) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(formwork, CompositeImplicitAutograd, library) {
+  library.impl("rms_norm", rms_norm_operator);
+  library.impl("add_rms_norm", add_rms_norm_operator);
+  library.impl("rotate_pairs", rotate_pairs_operator);
+  library.impl("attention", attention_operator);
+}
+
+}  // namespace formwork
