@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 
+#include "cli/bench.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
 
@@ -74,6 +75,7 @@ void add_bench_verb(CLI::App& app) {
   train->add_flag("--json", request->json, "figures as JSON");
   train->footer("Example:\n  formwork bench train --recipe recipes/shakespeare.toml --json");
   train->callback([request] { bench_train(*request); });
+  add_bench_norms(*verb);
 }
 
 }  // namespace formwork

@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <utility>
 
 #include "kernels/lanes.h"
 #include "kernels/rms_norm.h"
@@ -30,6 +31,27 @@ A sum_of_squares(const A* x, int64_t n) {
   A total = L::sum((s0 + s1) + (s2 + s3));
   for (; i < n; ++i) total += x[i] * x[i];
   return total;
+}
+
+/// Σ x² and Σ x in one pass.
+template <class A>
+std::pair<A, A> sums(const A* x, int64_t n) {
+  using L = Lanes<A>;
+  typename L::Vector s0{}, s1{}, t0{}, t1{};
+  int64_t i = 0;
+  for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
+    const auto a = L::load(x + i), b = L::load(x + i + L::kCount);
+    s0 += a * a;
+    s1 += b * b;
+    t0 += a;
+    t1 += b;
+  }
+  A squares = L::sum(s0 + s1), total = L::sum(t0 + t1);
+  for (; i < n; ++i) {
+    squares += x[i] * x[i];
+    total += x[i];
+  }
+  return {squares, total};
 }
 
 template <class A>
@@ -85,26 +107,35 @@ A project(const A* g, const A* x, A root, const A* scale, A* scale_gradient, int
   return total;
 }
 
-/// out = root · (g · scale) − x · slope [+ more]; scale and more may be null.
+/// The numbers of one row that its gradient is put together with.
 template <class A>
-void combine(const A* g, const A* x, const A* scale, const A* more, A root, A slope, A* out,
+struct Mix {
+  A root, slope, shift;
+};
+
+/// out = root · (g · scale) − x · slope − shift [+ more]; scale and more may be null.
+template <class A>
+void combine(const A* g, const A* x, const A* scale, const A* more, const Mix<A>& mix, A* out,
              int64_t n) {
+  const auto [root, slope, shift] = mix;
   using L = Lanes<A>;
   int64_t i = 0;
   for (; i + L::kCount <= n; i += L::kCount) {
     auto v = L::load(g + i) * root;
     if (scale) v *= L::load(scale + i);
-    v -= L::load(x + i) * slope;
+    v -= L::load(x + i) * slope + shift;
     if (more) v += L::load(more + i);
     L::store(out + i, v);
   }
   for (; i < n; ++i)
-    out[i] = g[i] * root * (scale ? scale[i] : A(1)) - x[i] * slope + (more ? more[i] : A(0));
+    out[i] =
+        g[i] * root * (scale ? scale[i] : A(1)) - (x[i] * slope + shift) + (more ? more[i] : A(0));
 }
 
 template <class T>
 void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, double eps, T* y,
-                  T* sum, Accumulator<T>* inverse_root, int64_t rows, int64_t n) {
+                  T* sum, Accumulator<T>* inverse_root, Accumulator<T>* row_sum, int64_t rows,
+                  int64_t n) {
   using A = Accumulator<T>;
   at::parallel_for(0, rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n), read_more(n);
@@ -117,7 +148,14 @@ void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, do
         // What is normed is the sum as it was stored.
         row = read(sum + r * n);
       }
-      const A mean = sum_of_squares(row, n) / static_cast<A>(n);
+      A mean;
+      if (row_sum) {
+        const auto [squares, total] = sums(row, n);
+        row_sum[r] = total;
+        mean = (squares + total * total) / static_cast<A>(n + 1);
+      } else {
+        mean = sum_of_squares(row, n) / static_cast<A>(n);
+      }
       const A root = A(1) / std::sqrt(mean + static_cast<A>(eps));
       inverse_root[r] = root;
       multiply(row, root, scale, write.place(y + r * n), n);
@@ -128,9 +166,10 @@ void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, do
 
 template <class T>
 void backward_rows(const T* gradient, const T* more, const T* x, const Accumulator<T>* inverse_root,
-                   const Accumulator<T>* scale, T* out, Accumulator<T>* partials, int64_t rows,
-                   int64_t n, int64_t chunk) {
+                   const Accumulator<T>* row_sum, const Accumulator<T>* scale, T* out,
+                   Accumulator<T>* partials, int64_t rows, int64_t n, int64_t chunk) {
   using A = Accumulator<T>;
+  const A channels = static_cast<A>(row_sum ? n + 1 : n);
   const int64_t chunks = (rows + chunk - 1) / chunk;
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     RowReader<T> read_gradient(n), read(n), read_more(n);
@@ -141,8 +180,9 @@ void backward_rows(const T* gradient, const T* more, const T* x, const Accumulat
         const A* row = read(x + r * n);
         const A root = inverse_root[r];
         const A projection = project(g, row, root, scale, scale ? partials + c * n : nullptr, n);
-        const A slope = root * root * root * projection / static_cast<A>(n);
-        combine(g, row, scale, more ? read_more(more + r * n) : nullptr, root, slope,
+        const A slope = root * root * root * projection / channels;
+        const Mix<A> mix{root, slope, row_sum ? slope * row_sum[r] : A(0)};
+        combine(g, row, scale, more ? read_more(more + r * n) : nullptr, mix,
                 write.place(out + r * n), n);
         write.finish(out + r * n);
       }
@@ -158,26 +198,27 @@ T* data_or_null(const at::Tensor& tensor) {
 }  // namespace
 
 RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& residual,
-                                const at::Tensor& scale, double eps) {
+                                const at::Tensor& scale, double eps, Channels channels) {
   const int64_t n = x.size(-1);
   const int64_t rows = x.numel() / n;
   RmsNormForward result;
   result.y = at::empty_like(x);
   if (residual.defined()) result.sum = at::empty_like(x);
   result.inverse_root = at::empty({rows}, x.options().dtype(accumulator_type(x)));
+  if (channels == Channels::one_left_out) result.row_sum = at::empty_like(result.inverse_root);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
     using A = Accumulator<scalar_t>;
     forward_rows<scalar_t>(x.data_ptr<scalar_t>(), data_or_null<scalar_t>(residual),
                            data_or_null<A>(scale), eps, result.y.data_ptr<scalar_t>(),
                            data_or_null<scalar_t>(result.sum), result.inverse_root.data_ptr<A>(),
-                           rows, n);
+                           data_or_null<A>(result.row_sum), rows, n);
   });
   return result;
 }
 
 RmsNormBackward rms_norm_backward(const at::Tensor& gradient, const at::Tensor& sum_gradient,
                                   const at::Tensor& x, const at::Tensor& inverse_root,
-                                  const at::Tensor& scale) {
+                                  const at::Tensor& scale, const at::Tensor& row_sum) {
   const int64_t n = x.size(-1);
   const int64_t rows = x.numel() / n;
   // Chosen by the shape alone: the same sums on any number of threads.
@@ -188,10 +229,10 @@ RmsNormBackward rms_norm_backward(const at::Tensor& gradient, const at::Tensor& 
   if (scale.defined()) partials = at::zeros({(rows + chunk - 1) / chunk, n}, scale.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
     using A = Accumulator<scalar_t>;
-    backward_rows<scalar_t>(gradient.data_ptr<scalar_t>(), data_or_null<scalar_t>(sum_gradient),
-                            x.data_ptr<scalar_t>(), inverse_root.data_ptr<A>(),
-                            data_or_null<A>(scale), result.x.data_ptr<scalar_t>(),
-                            data_or_null<A>(partials), rows, n, chunk);
+    backward_rows<scalar_t>(
+        gradient.data_ptr<scalar_t>(), data_or_null<scalar_t>(sum_gradient), x.data_ptr<scalar_t>(),
+        inverse_root.data_ptr<A>(), data_or_null<A>(row_sum), data_or_null<A>(scale),
+        result.x.data_ptr<scalar_t>(), data_or_null<A>(partials), rows, n, chunk);
   });
   if (scale.defined()) result.scale = partials.sum(0);
   return result;

@@ -8,4 +8,11 @@ at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& scale, doub
   return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
 }
 
+at::Tensor crms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps) {
+  const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  const at::Tensor squares = wide.square().sum(-1, true) + wide.sum(-1, true).square();
+  const at::Tensor normed = wide * at::rsqrt(squares / (x.size(-1) + 1) + eps);
+  return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
+}
+
 }  // namespace formwork

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/memory.h"
+#include "methods/collective.h"
 #include "training/precision.h"
 
 namespace formwork {
@@ -47,6 +48,7 @@ std::string first_bad_place(Model& model, const ModelInput& input) {
     if (!at::isfinite(parameter.tensor).all().item<bool>())
       return "parameter " + parameter.name + " is not finite since an earlier step";
   const c10::NoGradGuard no_grad;
+  const AloneGuard alone;  // the other processes may have no bad loss to look for
   FirstBad observer;
   ModelInput observed = input;
   observed.observer = &observer;
@@ -60,6 +62,7 @@ double bytes_of_pass(Model& model, const Task& task, const Batch& batch,
                      const std::string& precision) {
   std::vector<std::pair<Tensor, Tensor>> buffers;  // a pass moves running statistics
   for (const auto& [name, tensor] : model.buffers()) buffers.emplace_back(tensor, tensor.clone());
+  const AloneGuard alone;
   const auto peak = std::make_shared<PeakBytes>();
   {
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, peak);

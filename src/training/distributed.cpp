@@ -11,6 +11,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "core/error.h"
+#include "methods/collective.h"
 #include "training/heartbeat.h"
 #include "training/launch.h"
 #include "training/process_place.h"
@@ -212,9 +213,12 @@ class Alone final : public Processes {
 class Several final : public Processes {
  public:
   explicit Several(const ProcessPlace& place)
-      : place_(place), connections_(std::make_unique<Connections>(place)) {}
+      : place_(place), connections_(std::make_unique<Connections>(place)) {
+    set_process_sum([this](Tensor& tensor) { summed(tensor); });
+  }
 
   ~Several() override {
+    set_process_sum({});
     // Process 0 holds the store and leaves with the others, so that no heartbeat misses it.
     if (!connections_->broken && std::uncaught_exceptions() == 0) {
       try {
@@ -269,6 +273,7 @@ class Several final : public Processes {
 
  private:
   Tensor summed(const Tensor& tensor) {
+    const at::NoGradGuard no_grad;
     connections_->finish(connections_->start_sum(tensor));
     return tensor;
   }

@@ -27,6 +27,8 @@ class Norm : public Module {
   struct Traits {
     bool per_token = true;   // statistics of one token only: padding and order cannot matter
     bool normalises = true;  // false for none and for pointwise functions
+    // false where backward follows a rule of the method's own instead of the derivative
+    bool exact_gradient = true;
   };
 
   /// `valid` [B,N] bool or undefined: which tokens count in statistics over the batch.

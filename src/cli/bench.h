@@ -1,0 +1,12 @@
+// What `formwork bench` measures: each file adds one subcommand to it.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace formwork {
+
+void add_bench_norms(CLI::App& bench);
+
+}  // namespace formwork

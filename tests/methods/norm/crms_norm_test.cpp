@@ -1,0 +1,111 @@
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "kernels/rms_norm.h"
+#include "support/gradcheck.h"
+#include "support/refusal.h"
+#include "support/stepwise.h"
+
+namespace formwork::test {
+namespace {
+
+Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
+  return random_leaf(shape, seed).detach();
+}
+
+TEST(golden, crms_norm) {
+  int seen = 0;
+  for (const GoldenCase& golden : golden_cases("pre_rmsnorm")) {
+    for (const auto& [name, kind] :
+         std::map<std::string, std::string>{{"ln", "layer_norm"},
+                                            {"rms", "rms_norm"},
+                                            {"rms_of_centred", "rms_norm"},
+                                            {"crms", "crms_norm"}}) {
+      if (!golden.has("in." + name + ".x")) continue;  // the conversions have their own test
+      ++seen;
+      const Tensor x = golden.at("in." + name + ".x").clone().requires_grad_(true);
+      const auto norm =
+          make_norm(kind, x.size(-1), {{"eps", golden.option("eps", 1e-5)}, {"affine", false}});
+      const Tensor y = norm->forward(x);
+      expect_close(golden.file + " " + name, y, golden.at("out." + name + ".y"), 1e-12);
+      (y * golden.at("in." + name + ".cotangent")).sum().backward();
+      expect_close(golden.file + " grad " + name, x.grad(), golden.at("grad.in." + name + ".x"));
+    }
+  }
+  if (!testing::Test::IsSkipped()) {
+    EXPECT_GT(seen, 0);
+  }
+}
+
+TEST(property, pre_rmsnorm_leaves_one_channel_out) {
+  for (const int64_t width : {2, 5, 40, 769}) {
+    const Tensor x = numbers({3, 4, width}, 1);
+    const Tensor centred = x - x.mean(-1, true);
+    const Table plain{{"affine", false}, {"eps", 1e-5}};
+    const Tensor whole = make_norm("layer_norm", width, plain)->forward(x);
+    expect_close("rms", make_norm("rms_norm", width, plain)->forward(centred), whole, 1e-12);
+    const Tensor short_one = centred.narrow(-1, 0, width - 1);
+    expect_close("crms", make_norm("crms_norm", width - 1, plain)->forward(short_one),
+                 whole.narrow(-1, 0, width - 1), 1e-12);
+  }
+}
+
+TEST(property, pre_rmsnorm_crms_gradients) {
+  for (const int64_t width : {1, 7, 40}) {
+    for (const bool bias : {false, true}) {
+      const auto norm = make_norm("crms_norm", width, {{"bias", bias}});
+      NamedLeaves leaves{{"x", random_leaf({2, 5, width}, 3)}};
+      const c10::NoGradGuard no_grad;
+      for (const Parameter& parameter : norm->parameters()) {
+        Tensor(parameter.tensor).add_(numbers(parameter.tensor.sizes(), 4), 0.2);
+        leaves.emplace_back(parameter.name, parameter.tensor);
+      }
+      const c10::AutoGradMode grad(true);
+      expect_gradients(
+          "crms_norm", [&] { return norm->forward(leaves[0].second); }, leaves);
+    }
+  }
+}
+
+TEST(property, pre_rmsnorm_crms_second_derivative) {
+  const Tensor x = random_leaf({3, 6}, 5), scale = random_leaf({6}, 6), g = random_leaf({3, 6}, 7);
+  const auto derivative = [&](const std::function<Tensor()>& norm) {
+    const auto once = torch::autograd::grad({(norm() * g).sum()}, {x, scale}, {}, true, true);
+    const auto twice =
+        torch::autograd::grad({once[0].square().sum() + once[1].square().sum()}, {x, scale, g});
+    return at::cat({twice[0].flatten(), twice[1].flatten(), twice[2].flatten()});
+  };
+  expect_close("twice", derivative([&] { return crms_norm(x, scale, 1e-5); }),
+               derivative([&] { return crms_norm_reference(x, scale, 1e-5); }), 1e-10);
+}
+
+TEST(property, pre_rmsnorm_crms_kernel_matches_plain_operators) {
+  for (const auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16}) {
+    for (const int64_t width : {1, 3, 16, 65, 767}) {
+      const Tensor x = numbers({70, width}, 11).to(type);
+      const Tensor scale = numbers({width}, 12).to(type == at::kDouble ? type : at::kFloat);
+      const double allowed = type == at::kDouble ? 1e-13 : type == at::kFloat ? 1e-5 : 1e-2;
+      for (const Tensor& by : {Tensor(), scale})
+        expect_close("crms", crms_norm(x, by, 1e-6).to(at::kDouble),
+                     crms_norm_reference(x, by, 1e-6).to(at::kDouble), allowed);
+    }
+  }
+}
+
+TEST(property, pre_rmsnorm_crms_zeros_and_views) {
+  const auto norm = make_norm("crms_norm", 8);
+  const Tensor zeros = at::zeros({2, 3, 8}, at::kDouble).requires_grad_(true);
+  const Tensor y = norm->forward(zeros);
+  EXPECT_EQ(y.abs().max().item<double>(), 0.0);
+  y.sum().backward();
+  EXPECT_TRUE(at::isfinite(zeros.grad()).all().item<bool>());
+  const Tensor odd = numbers({2, 8, 6}, 5).transpose(1, 2);
+  expect_close("view", norm->forward(odd), norm->forward(odd.contiguous()), 1e-14);
+  EXPECT_EQ(make_norm("crms_norm", 8, {{"affine", false}})->parameter_count(), 0);
+  EXPECT_EQ(make_norm("crms_norm", 8, {{"bias", true}})->parameter_count(), 16);
+  expect_error([] { make_norm("crms_norm", 8, {{"eps", 0.0}}); }, Fault::request, {"norm.eps"});
+}
+
+}  // namespace
+}  // namespace formwork::test
