@@ -16,14 +16,14 @@ Tensor widened(const Tensor& vector, const Tensor& x) {
   return vector.defined() ? vector.to(accumulator_type(x)).contiguous() : vector;
 }
 
-Tensor contiguous(const Tensor& x) {
+Tensor laid_out(const Tensor& x) {
   return x.defined() ? x.contiguous() : x;
 }
 
 ChannelSums sums(const Tensor& g, const Tensor& x, const Tensor& centre, const Tensor& valid) {
   const bool alike = !g.defined() || g.scalar_type() == x.scalar_type();
   if (!served_here(x) || !alike) return channel_sums_reference(g, x, centre, valid);
-  return cpu::channel_sums(contiguous(g), x.contiguous(), widened(centre, x), contiguous(valid));
+  return cpu::channel_sums(laid_out(g), x.contiguous(), widened(centre, x), laid_out(valid));
 }
 
 }  // namespace
@@ -45,7 +45,7 @@ Tensor channel_combine(const Tensor& g, const Tensor& g_factor, const Tensor& x,
                        const Tensor& x_factor, const Tensor& shift) {
   const bool alike = !x.defined() || g.scalar_type() == x.scalar_type();
   if (!served_here(g) || !alike) return channel_combine_reference(g, g_factor, x, x_factor, shift);
-  return cpu::channel_combine(g.contiguous(), widened(g_factor, g), contiguous(x),
+  return cpu::channel_combine(g.contiguous(), widened(g_factor, g), laid_out(x),
                               widened(x_factor, g), widened(shift, g));
 }
 

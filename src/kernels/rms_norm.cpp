@@ -2,6 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cmath>
+#include <utility>
+
 #include "kernels/rows.h"
 
 namespace formwork {
@@ -13,36 +16,51 @@ using torch::autograd::variable_list;
 // What autograd takes for "no tensor"; it refuses undefined ones.
 using Maybe = std::optional<Tensor>;
 
+using cpu::RmsForm;
+
+/// 1 / root of every row and its derivative by a channel x of the row, divided by -x; by plain
+/// operators.
+std::pair<Tensor, Tensor> root_and_slope(const Tensor& x, double eps, RmsForm form) {
+  if (form == RmsForm::at_least) {
+    // Its second derivative is finite at 0 too.
+    const Tensor length =
+        at::linalg_vector_norm(x, 2, {-1}, true) / std::sqrt(static_cast<double>(x.size(-1)));
+    const Tensor root = length.clamp_min(eps).reciprocal();
+    return {root, at::where(length > eps, root.pow(3) / x.size(-1), at::zeros_like(root))};
+  }
+  const Tensor squares = x.square().sum(-1, true);
+  const bool left_out = form == RmsForm::left_out;
+  const int64_t channels = x.size(-1) + (left_out ? 1 : 0);
+  const Tensor all = left_out ? squares + x.sum(-1, true).square() : squares;
+  const Tensor root = at::rsqrt(all / channels + eps);
+  return {root, root.pow(3) / channels};
+}
+
 /// The gradient of x by plain operators, for those who differentiate it again.
 Tensor differentiable_gradient(const Tensor& gradient, const Tensor& x, const Tensor& scale,
-                               double eps, bool left_out, Tensor& scale_gradient) {
-  // The derivative of the sum of squares is twice x, and the sum more for the channel left out.
-  const int64_t channels = x.size(-1) + (left_out ? 1 : 0);
-  const Tensor sum = x.sum(-1, true);
-  const Tensor squares = x.square().sum(-1, true) + (left_out ? sum.square() : at::zeros_like(sum));
-  const Tensor root = at::rsqrt(squares / channels + eps);
-  const Tensor normed = x * root;
+                               double eps, RmsForm form, Tensor& scale_gradient) {
+  const auto [root, slope] = root_and_slope(x, eps, form);
   const Tensor inner = scale.defined() ? gradient * scale : gradient;
-  if (scale.defined()) scale_gradient = (gradient * normed).reshape({-1, x.size(-1)}).sum(0);
-  const Tensor along = left_out ? normed + sum * root : normed;
-  return root * (inner - along * (inner * normed).sum(-1, true) / channels);
+  if (scale.defined()) scale_gradient = (gradient * x * root).reshape({-1, x.size(-1)}).sum(0);
+  const Tensor along = form == RmsForm::left_out ? x + x.sum(-1, true) : x;
+  return root * inner - along * slope * (inner * x).sum(-1, true);
 }
 
 /// Outputs {y} or, with a residual, {y, x + residual}.
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static variable_list forward(AutogradContext* context, const Tensor& x,
                                const Maybe& maybe_residual, const Maybe& maybe_scale, double eps,
-                               bool left_out) {
+                               int64_t form) {
     const Tensor rows = x.contiguous();
     const Tensor residual = maybe_residual ? *maybe_residual : Tensor();
     const Tensor scale = maybe_scale ? *maybe_scale : Tensor();
     const Tensor other = residual.defined() ? residual.contiguous() : residual;
-    const cpu::RmsNormForward result = cpu::rms_norm_forward(
-        rows, other, scale, eps, left_out ? cpu::Channels::one_left_out : cpu::Channels::all);
+    const cpu::RmsNormForward result =
+        cpu::rms_norm_forward(rows, other, scale, eps, static_cast<RmsForm>(form));
     context->saved_data["eps"] = eps;
-    context->saved_data["left_out"] = left_out;
-    context->save_for_backward(
-        {residual.defined() ? result.sum : rows, scale, result.inverse_root, result.row_sum});
+    context->saved_data["form"] = form;
+    context->save_for_backward({residual.defined() ? result.sum : rows, scale, result.inverse_root,
+                                result.slope, result.row_sum});
     if (!residual.defined()) return {result.y};
     return {result.y, result.sum};
   }
@@ -54,14 +72,15 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const bool fused_sum = gradients.size() > 1;
     Tensor x_gradient, scale_gradient;
     if (at::GradMode::is_enabled()) {
-      x_gradient =
-          differentiable_gradient(gradients[0], x, scale, context->saved_data["eps"].toDouble(),
-                                  context->saved_data["left_out"].toBool(), scale_gradient);
+      x_gradient = differentiable_gradient(
+          gradients[0], x, scale, context->saved_data["eps"].toDouble(),
+          static_cast<RmsForm>(context->saved_data["form"].toInt()), scale_gradient);
       if (fused_sum) x_gradient = x_gradient + gradients[1];
     } else {
       const Tensor sum_gradient = fused_sum ? gradients[1].contiguous() : Tensor();
-      const cpu::RmsNormBackward result = cpu::rms_norm_backward(
-          gradients[0].contiguous(), sum_gradient, x, saved[2], scale, saved[3]);
+      const cpu::RmsNormForward forward{{}, {}, saved[2], saved[3], saved[4]};
+      const cpu::RmsNormBackward result =
+          cpu::rms_norm_backward(gradients[0].contiguous(), sum_gradient, x, forward, scale);
       x_gradient = result.x;
       scale_gradient = result.scale;
     }
@@ -78,16 +97,26 @@ Maybe widened(const Tensor& scale, const Tensor& x) {
   return scale.to(accumulator_type(x)).contiguous();
 }
 
+/// Autograd's context keeps no enumerations.
+int64_t number(RmsForm form) {
+  return static_cast<int64_t>(form);
+}
+
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& scale, double eps) {
   if (!served_here(x)) return rms_norm_reference(x, scale, eps);
-  return RmsNorm::apply(x, Maybe(), widened(scale, x), eps, false)[0];
+  return RmsNorm::apply(x, Maybe(), widened(scale, x), eps, number(RmsForm::plain))[0];
 }
 
 Tensor crms_norm(const Tensor& x, const Tensor& scale, double eps) {
   if (!served_here(x)) return crms_norm_reference(x, scale, eps);
-  return RmsNorm::apply(x, Maybe(), widened(scale, x), eps, true)[0];
+  return RmsNorm::apply(x, Maybe(), widened(scale, x), eps, number(RmsForm::left_out))[0];
+}
+
+Tensor rms_norm_at_least(const Tensor& x, const Tensor& scale, double least) {
+  if (!served_here(x)) return rms_norm_at_least_reference(x, scale, least);
+  return RmsNorm::apply(x, Maybe(), widened(scale, x), least, number(RmsForm::at_least))[0];
 }
 
 AddedRmsNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& scale,
@@ -97,7 +126,8 @@ AddedRmsNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor&
     const Tensor sum = x + residual;
     return {sum, rms_norm(sum, scale, eps)};
   }
-  const variable_list out = RmsNorm::apply(x, Maybe(residual), widened(scale, x), eps, false);
+  const variable_list out =
+      RmsNorm::apply(x, Maybe(residual), widened(scale, x), eps, number(RmsForm::plain));
   return {out[1], out[0]};
 }
 

@@ -15,6 +15,9 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& scale, double eps);
 /// + eps) · scale. Jiang et al. 2023, arXiv 2305.14858.
 at::Tensor crms_norm(const at::Tensor& x, const at::Tensor& scale, double eps);
 
+/// y = x / max(sqrt(mean(x²)), least) · scale, the same way.
+at::Tensor rms_norm_at_least(const at::Tensor& x, const at::Tensor& scale, double least);
+
 struct AddedRmsNorm {
   at::Tensor sum;  // x + residual
   at::Tensor y;    // its norm
@@ -26,30 +29,32 @@ AddedRmsNorm add_rms_norm(const at::Tensor& x, const at::Tensor& residual, const
 /// The same by plain operators, on any device.
 at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps);
 at::Tensor crms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps);
+at::Tensor rms_norm_at_least_reference(const at::Tensor& x, const at::Tensor& scale, double least);
 
 namespace cpu {
 
-/// Which mean square: of the channels there are, or also of the one that crms_norm leaves out.
-enum class Channels { all, one_left_out };
+/// What x is multiplied with: rsqrt(mean square + eps), over the channels there are (plain) or also
+/// the one that crms_norm leaves out (left_out), or 1 / max(root mean square, eps) (at_least).
+enum class RmsForm { plain, left_out, at_least };
 
 struct RmsNormForward {
   at::Tensor y, sum;        // like x; sum is undefined without a residual
   at::Tensor inverse_root;  // [rows], of the type computed in
-  at::Tensor row_sum;       // [rows], the sums over the channels; undefined with Channels::all
+  at::Tensor slope;         // [rows], -1/x of inverse_root's derivative by a channel x of the row
+  at::Tensor row_sum;       // [rows], the sums over the channels; RmsForm::left_out only
 };
 /// x and residual (may be undefined) contiguous; scale [D] of the type computed in, or undefined.
 RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& residual,
-                                const at::Tensor& scale, double eps,
-                                Channels channels = Channels::all);
+                                const at::Tensor& scale, double eps, RmsForm form = RmsForm::plain);
 
 struct RmsNormBackward {
   at::Tensor x, scale;  // gradients; scale [D] is undefined where there is none
 };
-/// `sum_gradient` (may be undefined) is added to the gradient of x; `row_sum` as the forward gave
-/// it. The scale's gradient is summed in an order that does not depend on the number of threads.
+/// `x` is what was normed, `sum_gradient` (may be undefined) is added to its gradient. The scale's
+/// gradient is summed in an order that does not depend on the number of threads.
 RmsNormBackward rms_norm_backward(const at::Tensor& gradient, const at::Tensor& sum_gradient,
-                                  const at::Tensor& x, const at::Tensor& inverse_root,
-                                  const at::Tensor& scale, const at::Tensor& row_sum = {});
+                                  const at::Tensor& x, const RmsNormForward& forward,
+                                  const at::Tensor& scale);
 
 }  // namespace cpu
 }  // namespace formwork

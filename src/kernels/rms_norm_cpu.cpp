@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "kernels/lanes.h"
@@ -133,9 +134,46 @@ void combine(const A* g, const A* x, const A* scale, const A* more, const Mix<A>
 }
 
 template <class T>
-void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, double eps, T* y,
-                  T* sum, Accumulator<T>* inverse_root, Accumulator<T>* row_sum, int64_t rows,
-                  int64_t n) {
+T* data_or_null(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.data_ptr<T>() : nullptr;
+}
+
+/// The numbers of a row that its backward pass needs, where they are kept.
+template <class A>
+struct RowNumbers {
+  explicit RowNumbers(const RmsNormForward& result)
+      : root(result.inverse_root.data_ptr<A>()),
+        slope(result.slope.data_ptr<A>()),
+        sum(data_or_null<A>(result.row_sum)) {}
+  A *root, *slope, *sum;
+};
+
+template <class A>
+void measure(const A* row, int64_t r, RmsForm form, A eps, const RowNumbers<A>& numbers,
+             int64_t n) {
+  const A channels = static_cast<A>(form == RmsForm::left_out ? n + 1 : n);
+  A squares;
+  if (form == RmsForm::left_out) {
+    A total;
+    std::tie(squares, total) = sums(row, n);
+    numbers.sum[r] = total;
+    squares += total * total;
+  } else {
+    squares = sum_of_squares(row, n);
+  }
+  const A mean = squares / channels;
+  const A length = std::sqrt(form == RmsForm::at_least ? mean : mean + eps);
+  // Where the least length serves, it does not depend on x.
+  const bool constant = form == RmsForm::at_least && !(length > eps);
+  const A root = A(1) / (constant ? eps : length);
+  numbers.root[r] = root;
+  numbers.slope[r] = constant ? A(0) : root * root * root / channels;
+}
+
+template <class T>
+void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, double eps,
+                  RmsForm form, T* y, T* sum, const RowNumbers<Accumulator<T>>& numbers,
+                  int64_t rows, int64_t n) {
   using A = Accumulator<T>;
   at::parallel_for(0, rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n), read_more(n);
@@ -148,28 +186,18 @@ void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, do
         // What is normed is the sum as it was stored.
         row = read(sum + r * n);
       }
-      A mean;
-      if (row_sum) {
-        const auto [squares, total] = sums(row, n);
-        row_sum[r] = total;
-        mean = (squares + total * total) / static_cast<A>(n + 1);
-      } else {
-        mean = sum_of_squares(row, n) / static_cast<A>(n);
-      }
-      const A root = A(1) / std::sqrt(mean + static_cast<A>(eps));
-      inverse_root[r] = root;
-      multiply(row, root, scale, write.place(y + r * n), n);
+      measure(row, r, form, static_cast<A>(eps), numbers, n);
+      multiply(row, numbers.root[r], scale, write.place(y + r * n), n);
       write.finish(y + r * n);
     }
   });
 }
 
 template <class T>
-void backward_rows(const T* gradient, const T* more, const T* x, const Accumulator<T>* inverse_root,
-                   const Accumulator<T>* row_sum, const Accumulator<T>* scale, T* out,
+void backward_rows(const T* gradient, const T* more, const T* x,
+                   const RowNumbers<Accumulator<T>>& numbers, const Accumulator<T>* scale, T* out,
                    Accumulator<T>* partials, int64_t rows, int64_t n, int64_t chunk) {
   using A = Accumulator<T>;
-  const A channels = static_cast<A>(row_sum ? n + 1 : n);
   const int64_t chunks = (rows + chunk - 1) / chunk;
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     RowReader<T> read_gradient(n), read(n), read_more(n);
@@ -178,10 +206,10 @@ void backward_rows(const T* gradient, const T* more, const T* x, const Accumulat
       for (int64_t r = c * chunk; r < std::min(rows, (c + 1) * chunk); ++r) {
         const A* g = read_gradient(gradient + r * n);
         const A* row = read(x + r * n);
-        const A root = inverse_root[r];
+        const A root = numbers.root[r];
         const A projection = project(g, row, root, scale, scale ? partials + c * n : nullptr, n);
-        const A slope = root * root * root * projection / channels;
-        const Mix<A> mix{root, slope, row_sum ? slope * row_sum[r] : A(0)};
+        const A slope = numbers.slope[r] * projection;
+        const Mix<A> mix{root, slope, numbers.sum ? slope * numbers.sum[r] : A(0)};
         combine(g, row, scale, more ? read_more(more + r * n) : nullptr, mix,
                 write.place(out + r * n), n);
         write.finish(out + r * n);
@@ -190,35 +218,30 @@ void backward_rows(const T* gradient, const T* more, const T* x, const Accumulat
   });
 }
 
-template <class T>
-T* data_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.data_ptr<T>() : nullptr;
-}
-
 }  // namespace
 
 RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& residual,
-                                const at::Tensor& scale, double eps, Channels channels) {
+                                const at::Tensor& scale, double eps, RmsForm form) {
   const int64_t n = x.size(-1);
   const int64_t rows = x.numel() / n;
   RmsNormForward result;
   result.y = at::empty_like(x);
   if (residual.defined()) result.sum = at::empty_like(x);
   result.inverse_root = at::empty({rows}, x.options().dtype(accumulator_type(x)));
-  if (channels == Channels::one_left_out) result.row_sum = at::empty_like(result.inverse_root);
+  result.slope = at::empty_like(result.inverse_root);
+  if (form == RmsForm::left_out) result.row_sum = at::empty_like(result.inverse_root);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
     using A = Accumulator<scalar_t>;
     forward_rows<scalar_t>(x.data_ptr<scalar_t>(), data_or_null<scalar_t>(residual),
-                           data_or_null<A>(scale), eps, result.y.data_ptr<scalar_t>(),
-                           data_or_null<scalar_t>(result.sum), result.inverse_root.data_ptr<A>(),
-                           data_or_null<A>(result.row_sum), rows, n);
+                           data_or_null<A>(scale), eps, form, result.y.data_ptr<scalar_t>(),
+                           data_or_null<scalar_t>(result.sum), RowNumbers<A>(result), rows, n);
   });
   return result;
 }
 
 RmsNormBackward rms_norm_backward(const at::Tensor& gradient, const at::Tensor& sum_gradient,
-                                  const at::Tensor& x, const at::Tensor& inverse_root,
-                                  const at::Tensor& scale, const at::Tensor& row_sum) {
+                                  const at::Tensor& x, const RmsNormForward& forward,
+                                  const at::Tensor& scale) {
   const int64_t n = x.size(-1);
   const int64_t rows = x.numel() / n;
   // Chosen by the shape alone: the same sums on any number of threads.
@@ -229,10 +252,10 @@ RmsNormBackward rms_norm_backward(const at::Tensor& gradient, const at::Tensor& 
   if (scale.defined()) partials = at::zeros({(rows + chunk - 1) / chunk, n}, scale.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "rms_norm", [&] {
     using A = Accumulator<scalar_t>;
-    backward_rows<scalar_t>(
-        gradient.data_ptr<scalar_t>(), data_or_null<scalar_t>(sum_gradient), x.data_ptr<scalar_t>(),
-        inverse_root.data_ptr<A>(), data_or_null<A>(row_sum), data_or_null<A>(scale),
-        result.x.data_ptr<scalar_t>(), data_or_null<A>(partials), rows, n, chunk);
+    backward_rows<scalar_t>(gradient.data_ptr<scalar_t>(), data_or_null<scalar_t>(sum_gradient),
+                            x.data_ptr<scalar_t>(), RowNumbers<A>(forward), data_or_null<A>(scale),
+                            result.x.data_ptr<scalar_t>(), data_or_null<A>(partials), rows, n,
+                            chunk);
   });
   if (scale.defined()) result.scale = partials.sum(0);
   return result;

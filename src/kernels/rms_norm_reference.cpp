@@ -1,5 +1,8 @@
 #include "kernels/rms_norm.h"
 
+#include <algorithm>
+#include <cmath>
+
 namespace formwork {
 
 at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps) {
@@ -12,6 +15,14 @@ at::Tensor crms_norm_reference(const at::Tensor& x, const at::Tensor& scale, dou
   const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
   const at::Tensor squares = wide.square().sum(-1, true) + wide.sum(-1, true).square();
   const at::Tensor normed = wide * at::rsqrt(squares / (x.size(-1) + 1) + eps);
+  return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
+}
+
+at::Tensor rms_norm_at_least_reference(const at::Tensor& x, const at::Tensor& scale, double least) {
+  const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  const at::Tensor length = at::linalg_vector_norm(wide, 2, {-1}, true);  // finite gradient at 0
+  const double root = std::sqrt(static_cast<double>(std::max<int64_t>(1, x.size(-1))));
+  const at::Tensor normed = wide / (length / root).clamp_min(least);
   return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
 }
 

@@ -39,8 +39,7 @@ struct ScaleByRule : torch::autograd::Function<ScaleByRule> {
     const Tensor all =
         sum_over_processes(at::cat({own.product, at::full({1}, tokens, own.product.options())}));
     const int64_t width = x.size(-1);
-    const auto holder =
-        c10::static_intrusive_pointer_cast<RuleHolder>(context->saved_data["rule"].toCapsule());
+    const auto capsule = context->saved_data["rule"].toCapsule();
     const ScaleGradient by = static_cast<RuleHolder&>(*capsule).rule(
         all.narrow(0, 0, width) / all.narrow(0, width, 1).clamp_min(1));
     return {channel_combine(dy, by.gradient_factor, x, by.input_factor, {}),

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "kernels/rms_norm.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -19,9 +20,9 @@ class ScaleNorm final : public Norm {
         g_(add_parameter("g", at::full({1}, std::sqrt(static_cast<double>(site.width))),
                          Role::norm)) {}
   Tensor forward(const Tensor& x, const Tensor&) override {
-    const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const Tensor length = at::linalg_vector_norm(x, 2, {-1}, true, type).clamp_min(eps_);
-    return (x * (g_ / length)).to(x.scalar_type());
+    // The length of a token is sqrt(D) times the root mean square of its channels.
+    const double root = std::sqrt(static_cast<double>(x.size(-1)));
+    return rms_norm_at_least(x, (g_ / root).expand({x.size(-1)}), eps_ / root);
   }
   Tensor gain() const override { return g_; }
 

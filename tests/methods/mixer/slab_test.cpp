@@ -278,10 +278,10 @@ TEST(property, slab_explicit_form) {
           for (int64_t j = -1; j <= 1; ++j) {
             const int64_t r = row + i, c = column + j;
             if (r < 0 || r > 1 || c < 0 || c > 2) continue;
-            sum += p.at("dwc.weight").select(1, 0).select(1, i + 1).select(1, j + 1) *
-                   v.select(2, 1 + r * 3 + c);
+            sum = sum + p.at("dwc.weight").select(1, 0).select(1, i + 1).select(1, j + 1) *
+                            v.select(2, 1 + r * 3 + c);
           }
-        y.select(2, 1 + row * 3 + column) += sum;
+        y.select(2, 1 + row * 3 + column).add_(sum);
       }
     const Tensor wanted =
         at::linear(y.transpose(1, 2).flatten(2), p.at("out_proj.weight"), p.at("out_proj.bias"));

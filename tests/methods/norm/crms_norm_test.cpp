@@ -93,6 +93,26 @@ TEST(property, pre_rmsnorm_crms_kernel_matches_plain_operators) {
   }
 }
 
+TEST(property, norm_baselines_least_length) {
+  for (const int64_t width : {1, 6, 40}) {
+    const Tensor x = random_leaf({6, width}, 21), scale = random_leaf({width}, 22);
+    {
+      const c10::NoGradGuard no_grad;
+      x.narrow(0, 0, 2).mul_(1e-4);  // shorter than the least length
+      x.narrow(0, 5, 1).zero_();
+    }
+    expect_close("at least", rms_norm_at_least(x, scale, 0.01),
+                 rms_norm_at_least_reference(x, scale, 0.01), 1e-12);
+    const Tensor g = numbers({6, width}, 23);
+    const auto gradients = [&](const Tensor& y) {
+      const auto both = torch::autograd::grad({(y * g).sum()}, {x, scale});
+      return at::cat({both[0].flatten(), both[1]});
+    };
+    expect_close("gradient", gradients(rms_norm_at_least(x, scale, 0.01)),
+                 gradients(rms_norm_at_least_reference(x, scale, 0.01)), 1e-12);
+  }
+}
+
 TEST(property, pre_rmsnorm_crms_zeros_and_views) {
   const auto norm = make_norm("crms_norm", 8);
   const Tensor zeros = at::zeros({2, 3, 8}, at::kDouble).requires_grad_(true);
