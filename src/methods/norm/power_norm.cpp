@@ -1,6 +1,7 @@
 #include <c10/core/GradMode.h>
 
 #include "kernels/rms_norm.h"
+#include "kernels/rows.h"
 #include "methods/norm/norm.h"
 #include "methods/norm/running_scale.h"
 
@@ -72,8 +73,8 @@ class PowerNorm final : public Norm {
   void before_step(const Elapsed& elapsed) override { fraction_ = elapsed.fraction; }
 
   Tensor forward(const Tensor& x, const Tensor& valid) override {
+    if (training()) return train(x, valid);
     const Tensor scaled = released_ ? in_groups(x) : x;
-    if (training()) return train(scaled, valid);
     const Affine all = scale_of(running_phi_);
     return at::addcmul(all.shift, scaled, all.scale).to(x.scalar_type());
   }
@@ -84,6 +85,13 @@ class PowerNorm final : public Norm {
   }
 
  private:
+  /// What the backward pass needs of the forward pass, all [D].
+  struct Statistics {
+    Tensor inverse, gradient_inverse;  // 1 / root of the forward, of the backward
+    Tensor all_squares;                // mean square over all tokens, padding included
+    Tensor weight;
+  };
+
   Tensor in_groups(const Tensor& x) const {
     const int64_t groups = options_.group_num;
     return rms_norm(x.unflatten(-1, {groups, x.size(-1) / groups}), {}, options_.eps).flatten(-2);
@@ -98,28 +106,27 @@ class PowerNorm final : public Norm {
     return t < options_.warmup_iters || (last && t == options_.warmup_iters);
   }
 
-  Tensor train(const Tensor& x, const Tensor& valid) {
+  Tensor train(const Tensor& given, const Tensor& valid) {
+    // One pass scales groups and measures; elsewhere than on the CPU one after the other.
+    const bool together = released_ && given.device().is_cpu() && given.numel() > 0 &&
+                          weight_.scalar_type() == accumulator_type(given);
+    const Tensor x = together ? given.contiguous() : released_ ? in_groups(given) : given;
+    GroupScale groups{options_.group_num, options_.eps, {}};
+    const auto squares = [&](const Tensor& mask) {
+      const Tensor values = x.detach();
+      return together ? mean_square(values, mask, "norm.power_norm", groups)
+                      : mean_square(values, mask, "norm.power_norm");
+    };
     Statistics now;
     {
       const c10::NoGradGuard no_grad;
-      iters_.add_(1);
-      const auto t = iters_.item<int64_t>();
-      const Tensor s = mean_square(x, valid, "norm.power_norm");
-      const Tensor phi = running_phi_.to(s.scalar_type());
-      now.inverse = at::rsqrt((warming(t, true) ? s : phi) + options_.eps);
-      now.gradient_inverse = released_ ? at::rsqrt(s + options_.eps) : now.inverse;
-      now.all_squares = valid.defined() ? mean_square(x, {}, "norm.power_norm") : s;
-      now.weight = weight_.detach().to(s.scalar_type());
-      const double a = options_.alpha_fwd;
-      const Tensor before = warming(t, false)
-                                ? phi * (static_cast<double>(t - 1) / static_cast<double>(t)) +
-                                      s / static_cast<double>(t)
-                                : phi;
-      running_phi_.copy_(a * before + (1 - a) * s);
+      now.all_squares = squares({});
+      now.weight = weight_.detach().to(now.all_squares.scalar_type());
+      measure(valid.defined() ? squares(valid) : now.all_squares, now);
     }
     const Tensor ema = ema_gz_;
     const double keep = 1 - options_.alpha_bkw;
-    return scale_by_rule(x, weight_, bias_, now.inverse, [=](const Tensor& mean_product) {
+    const auto rule = [=](const Tensor& mean_product) {
       const Tensor correction = keep * ema.to(mean_product.scalar_type());
       const Tensor mean_uz = now.weight * now.inverse * mean_product -
                              correction * now.all_squares * now.inverse.square();
@@ -127,15 +134,21 @@ class PowerNorm final : public Norm {
                              -correction * now.inverse * now.gradient_inverse, now.inverse};
       Tensor(ema).add_(mean_uz);
       return by;
-    });
+    };
+    return scale_by_rule(x, weight_, bias_, now.inverse, rule, groups);
   }
 
-  /// What the backward pass needs of the forward pass, all [D].
-  struct Statistics {
-    Tensor inverse, gradient_inverse;  // 1 / root of the forward, of the backward
-    Tensor all_squares;                // mean square over all tokens, padding included
-    Tensor weight;
-  };
+  /// Takes a batch's mean square s into phi and says what the pass is scaled by.
+  void measure(const Tensor& s, Statistics& now) {
+    iters_.add_(1);
+    const auto t = iters_.item<int64_t>();
+    const Tensor phi = running_phi_.to(s.scalar_type());
+    now.inverse = at::rsqrt((warming(t, true) ? s : phi) + options_.eps);
+    now.gradient_inverse = released_ ? at::rsqrt(s + options_.eps) : now.inverse;
+    const auto count = static_cast<double>(t);
+    const Tensor before = warming(t, false) ? phi * ((count - 1) / count) + s / count : phi;
+    running_phi_.copy_(options_.alpha_fwd * before + (1 - options_.alpha_fwd) * s);
+  }
 
   PowerNormOptions options_;
   bool released_;
