@@ -110,7 +110,9 @@ class Slab final : public Mixer {
 
  private:
   int64_t whole_length() const { return options_.grid[0] * options_.grid[1] + options_.n_prefix; }
-  std::string grid_text() const { return join_text(options_.grid[0], " x ", options_.grid[1]); }
+  std::string grid_text() const {
+    return options_.grid.empty() ? "one row" : join_text(options_.grid[0], " x ", options_.grid[1]);
+  }
 
   /// What is added to the keys, [B or 1,H,N,K].
   Tensor place_keys(const Tensor& x, const Stream& stream, const State* state) const {

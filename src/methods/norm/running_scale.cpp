@@ -67,7 +67,7 @@ struct ScaleByRule : torch::autograd::Function<ScaleByRule> {
 
   static ChannelSums products(const Tensor& dy, const Tensor& x, const Tensor& roots) {
     if (!roots.defined()) return channel_products(dy, x, {}, {});
-    const cpu::GroupedSums sums = cpu::grouped_sums(dy, x, roots, {}, {});
+    const cpu::GroupedSums sums = cpu::grouped_sums(dy, x, roots, {}, {roots.size(-1), 0.0});
     return {sums.product, sums.first};
   }
 };
