@@ -145,6 +145,53 @@ TEST(property, slab_norm_goes_from_the_first_to_the_second) {
   }
 }
 
+TEST(property, slab_norm_counts_micro_batches_as_the_authors_do) {
+  // Their counters: only the first of `every` passes moves them, every pass looks at them.
+  const int64_t every = 3;
+  const Progression progression{.warm = 2, .total = 4};
+  int64_t warm = 2, iter = 4;
+  for (int64_t call = 0; call < 24; ++call) {
+    const Elapsed elapsed{call / every, 0.0};
+    const bool first = call % every == 0;
+    EXPECT_EQ(progression.warming(elapsed, first ? 0 : 1), warm > 0) << call;
+    if (warm > 0) {
+      warm -= first ? 1 : 0;
+      continue;
+    }
+    EXPECT_DOUBLE_EQ(progression.share(elapsed, first ? 0 : 1), static_cast<double>(iter) / 4);
+    if (first && iter > 0) --iter;
+  }
+  EXPECT_EQ(iter, 0);
+  // And the norm follows them: a second pass of step 2 is already one quarter the batch's.
+  const auto norm = make_norm(
+      "prepbn", 4, {{"warm", int64_t{2}}, {"total_step", int64_t{4}}, {"counter_every", every}});
+  norm->before_step({2, 0.0});
+  const Tensor x = random_tensor({6, 4}, 8);
+  const Tensor token = at::layer_norm(x, {4}, {}, {}, 1e-5), centred = x - x.mean(0);
+  const Tensor batch = centred / (centred.square().mean(0) + 1e-5).sqrt() + x;
+  expect_near("first", norm->forward(x), token, 1e-12);
+  expect_near("second", norm->forward(x), 0.75 * token + 0.25 * batch, 1e-12);
+}
+
+TEST(property, slab_norm_masked_rms_form) {
+  // The form for language models: RMS norm, statistics of valid tokens, eta x for the others.
+  const auto norm =
+      make_norm("prepbn", 4, {{"base_norm", "rms"}, {"total_step", int64_t{4}}, {"eta_init", 0.5}});
+  norm->before_step({1, 0.0});
+  const Tensor x = random_tensor({2, 5, 4}, 8), valid = lengths_mask({3, 5}, 5);
+  const Tensor token = x / (x.square().mean(-1, true) + 1e-5).sqrt();
+  const Tensor kept = x.index({valid}), centred = x - kept.mean(0);
+  const Tensor variance = (kept - kept.mean(0)).square().mean(0);
+  const Tensor batch =
+      at::where(valid.unsqueeze(-1), centred / (variance + 1e-5).sqrt(), at::zeros_like(x)) +
+      0.5 * x;
+  expect_near("mixed", norm->forward(x, valid), 0.75 * token + 0.25 * batch, 1e-12);
+  const auto running = norm->named_tensors();
+  expect_near("mean", running.at("repbn.bn.running_mean"), 0.1 * kept.mean(0), 1e-12);
+  expect_near("variance", running.at("repbn.bn.running_var"), 0.9 + 0.1 * variance * 8.0 / 7.0,
+              1e-12);
+}
+
 TEST(property, slab_norm_gradients) {
   const Tensor valid = lengths_mask({2, 4}, 4);
   for (const int64_t step : {0, 1, 3, 9}) {
