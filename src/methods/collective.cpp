@@ -23,6 +23,10 @@ at::Tensor sum_over_processes(const at::Tensor& tensor) {
   return total;
 }
 
+bool several_processes() {
+  return static_cast<bool>(process_sum());
+}
+
 AloneGuard::AloneGuard() : before_(std::exchange(process_sum(), {})) {}
 AloneGuard::~AloneGuard() {
   process_sum() = std::move(before_);

@@ -18,6 +18,9 @@ void set_process_sum(ProcessSum sum);
 /// The sum of `tensor` over all processes; with one process the tensor itself.
 at::Tensor sum_over_processes(const at::Tensor& tensor);
 
+/// Whether there is more than one process to sum over.
+bool several_processes();
+
 /// While one lives, this process sums alone: for passes that the other processes do not make.
 class AloneGuard {
  public:

@@ -9,6 +9,7 @@ import tiny
 NORMS = {
     "unified_norm": ["warmup_iters=3", "rho_start=5", "outlier_filtration=true"],
     "power_norm": ["warmup_iters=3", "group_num=2"],
+    "batch_norm": ["momentum=0.2"],
     "prepbn": ["warm_fraction=0.2", "total_fraction=0.5"],
 }
 

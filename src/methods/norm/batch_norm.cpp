@@ -1,3 +1,5 @@
+#include "methods/collective.h"
+#include "methods/norm/batch_scale.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -33,6 +35,7 @@ class BatchNorm final : public Norm {
   static Traits traits(const BatchNormOptions&) { return {.per_token = false}; }
 
   Tensor forward(const Tensor& x, const Tensor& valid) override {
+    if (training() && several_processes()) return over_processes(x, valid);
     const Tensor tokens = x.reshape({-1, x.size(-1)});
     if (!valid.defined()) return over_tokens(tokens).view(x.sizes());
     const Tensor kept = valid.reshape({-1}).nonzero().squeeze(1);
@@ -53,6 +56,16 @@ class BatchNorm final : public Norm {
           " valid token(s) in a training batch; valid: at least 2, to have a variance");
     return at::batch_norm(tokens, weight_, bias_, mean_, variance_, training(), options_.momentum,
                           options_.eps, /*cudnn_enabled=*/false);
+  }
+
+  /// With the statistics of the batch that all processes hold together.
+  Tensor over_processes(const Tensor& x, const Tensor& valid) {
+    BatchScale parts{
+        weight_,          bias_, at::zeros({1}, mean_.options()), mean_, variance_, options_.eps,
+        options_.momentum};
+    if (!weight_.defined()) parts.weight = at::ones_like(mean_);
+    if (!bias_.defined()) parts.bias = at::zeros_like(mean_);
+    return batch_scale(x, valid, parts, "norm.batch_norm");
   }
 
   BatchNormOptions options_;

@@ -140,11 +140,11 @@ TEST(property, unified_norm_resumes_in_the_middle_of_a_window) {
 }
 
 TEST(property, batch_statistics_are_those_of_all_processes) {
-  for (const char* kind : {"unified_norm", "power_norm", "prepbn"}) {
+  for (const char* kind : {"unified_norm", "power_norm", "prepbn", "batch_norm"}) {
     Table options;
     if (std::string(kind) == "prepbn")
       options = {{"total_step", int64_t{4}}};
-    else
+    else if (std::string(kind) != "batch_norm")
       options = {{"warmup_iters", int64_t{3}}};
     const Tensor valid = numbers({4, 6}, 1) > -0.5;
     const auto run = [&](Norm& norm, int64_t step, int64_t first, int64_t rows) {
