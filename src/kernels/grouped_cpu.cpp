@@ -11,39 +11,140 @@
 namespace formwork::cpu {
 namespace {
 
-/// Σ a · b.
+/// Σ x².
 template <class A>
-A dot(const A* a, const A* b, int64_t n) {
+A squares(const A* x, int64_t n) {
   using L = Lanes<A>;
   typename L::Vector s0{}, s1{};
   int64_t i = 0;
   for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
-    s0 += L::load(a + i) * L::load(b + i);
-    s1 += L::load(a + i + L::kCount) * L::load(b + i + L::kCount);
+    const auto a = L::load(x + i), b = L::load(x + i + L::kCount);
+    s0 += a * a;
+    s1 += b * b;
   }
   A total = L::sum(s0 + s1);
-  for (; i < n; ++i) total += a[i] * b[i];
+  for (; i < n; ++i) total += x[i] * x[i];
   return total;
 }
 
-/// out = x · factor.
+/// out = x · root · factor + shift.
 template <class A>
-void times(const A* x, A factor, A* out, int64_t n) {
-  using L = Lanes<A>;
-  int64_t i = 0;
-  for (; i + L::kCount <= n; i += L::kCount) L::store(out + i, L::load(x + i) * factor);
-  for (; i < n; ++i) out[i] = x[i] * factor;
-}
-
-/// out = (u − z · mean) · root.
-template <class A>
-void project(const A* u, const A* z, A mean, A root, A* out, int64_t n) {
+void scale(const A* x, A root, const A* factor, const A* shift, A* out, int64_t n) {
   using L = Lanes<A>;
   int64_t i = 0;
   for (; i + L::kCount <= n; i += L::kCount)
-    L::store(out + i, (L::load(u + i) - L::load(z + i) * mean) * root);
-  for (; i < n; ++i) out[i] = (u[i] - z[i] * mean) * root;
+    L::store(out + i, L::load(x + i) * root * L::load(factor + i) + L::load(shift + i));
+  for (; i < n; ++i) out[i] = x[i] * root * factor[i] + shift[i];
 }
+
+/// u = g · g_factor + z · z_factor with z = x · root; returns Σ u z.
+template <class A>
+A gather(const A* g, const A* x, A root, const A* g_factor, const A* z_factor, A* u, int64_t n) {
+  using L = Lanes<A>;
+  typename L::Vector sum{};
+  int64_t i = 0;
+  for (; i + L::kCount <= n; i += L::kCount) {
+    const auto z = L::load(x + i) * root;
+    const auto v = L::load(g + i) * L::load(g_factor + i) + z * L::load(z_factor + i);
+    L::store(u + i, v);
+    sum += v * z;
+  }
+  A total = L::sum(sum);
+  for (; i < n; ++i) {
+    const A z = x[i] * root;
+    u[i] = g[i] * g_factor[i] + z * z_factor[i];
+    total += u[i] * z;
+  }
+  return total;
+}
+
+/// out = u · root − x · slope.
+template <class A>
+void project(const A* u, const A* x, A root, A slope, A* out, int64_t n) {
+  using L = Lanes<A>;
+  int64_t i = 0;
+  for (; i + L::kCount <= n; i += L::kCount)
+    L::store(out + i, L::load(u + i) * root - L::load(x + i) * slope);
+  for (; i < n; ++i) out[i] = u[i] * root - x[i] * slope;
+}
+
+/// Adds Σ left · z over four rows or one; without g, left = z. `first` gets Σ left.
+template <class A, bool kOwnSquare, bool kFour>
+void add_scaled(const Rows<A>& g, const Rows<A>& x, const std::array<A, kTogether>& roots,
+                A* product, A* first, int64_t n) {
+  using L = Lanes<A>;
+  const std::array<A, kTogether> by = roots;  // no store below can change a copy
+  int64_t i = 0;
+  for (; i + L::kCount <= n; i += L::kCount) {
+    auto p = L::load(product + i), f = L::load(first + i);
+    const auto step = [&](int r) {
+      const auto z = L::load(x[r] + i) * by[r];
+      const auto left = kOwnSquare ? z : L::load(g[r] + i);
+      p += left * z;
+      f += left;
+    };
+    step(0);
+    if constexpr (kFour) {
+      step(1);
+      step(2);
+      step(3);
+    }
+    L::store(product + i, p);
+    L::store(first + i, f);
+  }
+  for (; i < n; ++i)
+    for (int r = 0; r < (kFour ? kTogether : 1); ++r) {
+      const A z = x[r][i] * roots[r], left = kOwnSquare ? z : g[r][i];
+      product[i] += left * z;
+      first[i] += left;
+    }
+}
+
+/// Collects rows with their groups' factors and adds them four at a time.
+template <class A>
+class ScaledAdder {
+ public:
+  ScaledAdder(int64_t groups, int64_t width, A* product, A* first)
+      : groups_(groups), width_(width), product_(product), first_(first) {}
+  int count() const { return count_; }
+  void add(const A* g, const A* x, const A* roots) {
+    g_[count_] = g;
+    x_[count_] = x;
+    roots_[count_] = roots;
+    if (++count_ < kTogether) return;
+    run<true>(0);
+    count_ = 0;
+  }
+  void finish() {
+    for (int r = 0; r < count_; ++r) run<false>(r);
+    count_ = 0;
+  }
+
+ private:
+  /// The four rows, or the row `from`.
+  template <bool kFour>
+  void run(int from) {
+    for (int64_t k = 0; k < groups_; ++k) {
+      const int64_t at = k * width_;
+      Rows<A> g{}, x{};
+      std::array<A, kTogether> roots{};
+      for (int r = 0; r < (kFour ? kTogether : 1); ++r) {
+        g[r] = g_[from + r] ? g_[from + r] + at : nullptr;
+        x[r] = x_[from + r] + at;
+        roots[r] = roots_[from + r][k];
+      }
+      if (g[0])
+        add_scaled<A, false, kFour>(g, x, roots, product_ + at, first_ + at, width_);
+      else
+        add_scaled<A, true, kFour>(g, x, roots, product_ + at, first_ + at, width_);
+    }
+  }
+
+  int64_t groups_, width_;
+  A *product_, *first_;
+  Rows<A> g_{}, x_{}, roots_{};
+  int count_ = 0;
+};
 
 /// One token's channels: where its groups are, and what they become.
 template <class A>
@@ -51,20 +152,8 @@ struct Token {
   int64_t groups, width;  // of a group
 
   void measure(const A* x, A eps, A* roots) const {
-    for (int64_t k = 0; k < groups; ++k) {
-      const A* group = x + k * width;
-      roots[k] = A(1) / std::sqrt(dot(group, group, width) / static_cast<A>(width) + eps);
-    }
-  }
-  void scale(const A* x, const A* roots, A* z) const {
-    for (int64_t k = 0; k < groups; ++k) times(x + k * width, roots[k], z + k * width, width);
-  }
-  void gradient(const A* u, const A* z, const A* roots, A* out) const {
-    for (int64_t k = 0; k < groups; ++k) {
-      const int64_t at = k * width;
-      const A mean = dot(u + at, z + at, width) / static_cast<A>(width);
-      project(u + at, z + at, mean, roots[k], out + at, width);
-    }
+    for (int64_t k = 0; k < groups; ++k)
+      roots[k] = A(1) / std::sqrt(squares(x + k * width, width) / static_cast<A>(width) + eps);
   }
 };
 
@@ -84,43 +173,67 @@ void sum_rows(const at::Tensor& g, const at::Tensor& x, const at::Tensor& valid,
   const bool* real = data_or_null<bool>(valid);
   A *roots = result.roots.data_ptr<A>(), *partial = partials.data_ptr<A>();
   at::parallel_for(0, partials.size(0), 1, [&](int64_t begin, int64_t end) {
-    RowReader<T> read(n);
-    std::vector<RowReader<T>> read_gradient(kTogether, RowReader<T>(n));
-    std::vector<A> scaled(kTogether * n);  // rows wait there until four are added together
+    std::vector<RowReader<T>> read(kTogether, RowReader<T>(n)), read_gradient = read;
     for (int64_t c = begin; c < end; ++c) {
-      Adder<A> adder(nullptr, partial + 2 * c * n, partial + (2 * c + 1) * n, n);
+      ScaledAdder<A> adder(token.groups, token.width, partial + 2 * c * n,
+                           partial + (2 * c + 1) * n);
       for (int64_t r = c * chunk; r < std::min(rows, (c + 1) * chunk); ++r) {
         if (real && !real[r]) continue;
-        const A* row = read(from + r * n);
+        const int place = adder.count();
+        const A* row = read[place](from + r * n);
         A* own = roots + r * groups.count;
         if (!measured) token.measure(row, static_cast<A>(groups.eps), own);
-        const int place = adder.count();
-        A* z = scaled.data() + place * n;
-        token.scale(row, own, z);
-        adder.add(gradient ? read_gradient[place](gradient + r * n) : nullptr, z);
+        adder.add(gradient ? read_gradient[place](gradient + r * n) : nullptr, row, own);
       }
       adder.finish();
     }
   });
 }
 
-/// Calls body(read row, its groups' factors, where the result goes) for every token.
-template <class T, class Body>
-void for_each_token(const at::Tensor& x, const at::Tensor& roots, const at::Tensor& y,
-                    const Body& body) {
+template <class T>
+void scale_rows(const at::Tensor& x, const at::Tensor& roots, const at::Tensor& factor,
+                const at::Tensor& shift, const at::Tensor& y) {
   using A = Accumulator<T>;
-  const int64_t n = x.size(-1), groups = roots.size(-1);
+  const int64_t n = x.size(-1), groups = roots.size(-1), width = n / groups;
   const T* from = x.const_data_ptr<T>();
-  const A* factors = roots.const_data_ptr<A>();
+  const A *root = roots.const_data_ptr<A>(), *by = factor.const_data_ptr<A>();
+  const A* more = shift.const_data_ptr<A>();
   T* to = y.data_ptr<T>();
   at::parallel_for(0, x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n);
     RowWriter<T> write(n);
-    std::vector<A> space(2 * n);
-    RowReader<T> read_gradient(n);
     for (int64_t r = begin; r < end; ++r) {
-      body(r, read(from + r * n), factors + r * groups, space.data(), read_gradient,
-           write.place(to + r * n));
+      const A* row = read(from + r * n);
+      A* out = write.place(to + r * n);
+      for (int64_t k = 0, at = 0; k < groups; ++k, at += width)
+        scale(row + at, root[r * groups + k], by + at, more + at, out + at, width);
+      write.finish(to + r * n);
+    }
+  });
+}
+
+template <class T>
+void gradient_rows(const at::Tensor& g, const at::Tensor& x, const at::Tensor& roots,
+                   const at::Tensor& g_factor, const at::Tensor& z_factor, const at::Tensor& dx) {
+  using A = Accumulator<T>;
+  const int64_t n = x.size(-1), groups = roots.size(-1), width = n / groups;
+  const T *gradient = g.const_data_ptr<T>(), *from = x.const_data_ptr<T>();
+  const A *root = roots.const_data_ptr<A>(), *by = g_factor.const_data_ptr<A>();
+  const A* along = z_factor.const_data_ptr<A>();
+  T* to = dx.data_ptr<T>();
+  at::parallel_for(0, x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    RowReader<T> read(n), read_gradient(n);
+    RowWriter<T> write(n);
+    std::vector<A> u(width);
+    for (int64_t r = begin; r < end; ++r) {
+      const A *row = read(from + r * n), *dy = read_gradient(gradient + r * n);
+      A* out = write.place(to + r * n);
+      for (int64_t k = 0, at = 0; k < groups; ++k, at += width) {
+        const A own = root[r * groups + k];
+        const A sum = gather(dy + at, row + at, own, by + at, along + at, u.data(), width);
+        // (u − z · mean(u z)) · root
+        project(u.data(), row + at, own, own * own * sum / static_cast<A>(width), out + at, width);
+      }
       write.finish(to + r * n);
     }
   });
@@ -149,36 +262,16 @@ GroupedSums grouped_sums(const at::Tensor& g, const at::Tensor& x, const at::Ten
 at::Tensor grouped_scale(const at::Tensor& x, const at::Tensor& roots, const at::Tensor& factor,
                          const at::Tensor& shift) {
   const at::Tensor y = at::empty_like(x);
-  const int64_t n = x.size(-1), groups = roots.size(-1);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "grouped", [&] {
-    using A = Accumulator<scalar_t>;
-    const Token<A> token{groups, n / groups};
-    const A *by = factor.const_data_ptr<A>(), *add = shift.const_data_ptr<A>();
-    for_each_token<scalar_t>(x, roots, y,
-                             [&](int64_t, const A* row, const A* own, A* z, auto&, A* out) {
-                               token.scale(row, own, z);
-                               combine<A>(z, by, nullptr, nullptr, add, out, n);
-                             });
-  });
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "grouped",
+                                  [&] { scale_rows<scalar_t>(x, roots, factor, shift, y); });
   return y;
 }
 
 at::Tensor grouped_gradient(const at::Tensor& g, const at::Tensor& x, const at::Tensor& roots,
                             const at::Tensor& g_factor, const at::Tensor& z_factor) {
   const at::Tensor dx = at::empty_like(x);
-  const int64_t n = x.size(-1), groups = roots.size(-1);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "grouped", [&] {
-    using A = Accumulator<scalar_t>;
-    const Token<A> token{groups, n / groups};
-    const scalar_t* gradient = g.const_data_ptr<scalar_t>();
-    const A *by = g_factor.const_data_ptr<A>(), *along = z_factor.const_data_ptr<A>();
-    for_each_token<scalar_t>(x, roots, dx,
-                             [&](int64_t r, const A* row, const A* own, A* z, auto& read, A* out) {
-                               A* u = z + n;
-                               token.scale(row, own, z);
-                               combine<A>(read(gradient + r * n), by, z, along, nullptr, u, n);
-                               token.gradient(u, z, own, out);
-                             });
+    gradient_rows<scalar_t>(g, x, roots, g_factor, z_factor, dx);
   });
   return dx;
 }

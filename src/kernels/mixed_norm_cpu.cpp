@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "kernels/lanes.h"
 #include "kernels/mixed_norm.h"
@@ -72,32 +72,58 @@ struct ChannelSumsOf {
   A *gradient, *product, *normed;
 };
 
-/// Adds one token to the sums over tokens; returns its own two.
+/// A token's gradient and input, its mean and its factor, and where its own two sums go.
 template <class A>
-std::pair<A, A> add_token(const A* g, const A* x, const A* weight, const A* centre, A mean,
-                          A inverse, const ChannelSumsOf<A>& sums, int64_t n) {
+struct TokenRow {
+  const A *g, *x;
+  A mean, inverse;
+  A *gradient, *product;
+};
+
+/// Adds two tokens, or one, to the sums over tokens; sums over the channels of each.
+template <class A, bool kTwo>
+void add_tokens(const TokenRow<A>& a, const TokenRow<A>& b, const A* weight, const A* centre,
+                const ChannelSumsOf<A>& sums, int64_t n) {
   using L = Lanes<A>;
-  typename L::Vector first{}, second{};
+  const TokenRow<A> rows[2] = {a, b};  // no store below can change a copy
+  typename L::Vector first[2] = {}, second[2] = {};
   int64_t i = 0;
   for (; i + L::kCount <= n; i += L::kCount) {
-    const auto dy = L::load(g + i), v = L::load(x + i);
-    const auto normed = dy * ((v - mean) * inverse);
-    L::store(sums.gradient + i, L::load(sums.gradient + i) + dy);
-    L::store(sums.product + i, L::load(sums.product + i) + dy * (v - L::load(centre + i)));
-    L::store(sums.normed + i, L::load(sums.normed + i) + normed);
-    first += dy * L::load(weight + i);
-    second += normed * L::load(weight + i);
+    auto gradient = L::load(sums.gradient + i), product = L::load(sums.product + i);
+    auto all_normed = L::load(sums.normed + i);
+    const auto off = L::load(centre + i), w = L::load(weight + i);
+    const auto step = [&](int k) {
+      const TokenRow<A>& token = rows[k];
+      const auto dy = L::load(token.g + i), v = L::load(token.x + i);
+      const auto normed = dy * ((v - token.mean) * token.inverse);
+      gradient += dy;
+      product += dy * (v - off);
+      all_normed += normed;
+      first[k] += dy * w;
+      second[k] += normed * w;
+    };
+    step(0);
+    if constexpr (kTwo) step(1);
+    L::store(sums.gradient + i, gradient);
+    L::store(sums.product + i, product);
+    L::store(sums.normed + i, all_normed);
   }
-  A token_gradient = L::sum(first), token_product = L::sum(second);
-  for (; i < n; ++i) {
-    const A normed = g[i] * ((x[i] - mean) * inverse);
-    sums.gradient[i] += g[i];
-    sums.product[i] += g[i] * (x[i] - centre[i]);
-    sums.normed[i] += normed;
-    token_gradient += g[i] * weight[i];
-    token_product += normed * weight[i];
-  }
-  return {token_gradient, token_product};
+  const auto finish = [&](int k) {
+    const TokenRow<A>& token = rows[k];
+    A own_gradient = L::sum(first[k]), own_product = L::sum(second[k]);
+    for (int64_t j = i; j < n; ++j) {
+      const A normed = token.g[j] * ((token.x[j] - token.mean) * token.inverse);
+      sums.gradient[j] += token.g[j];
+      sums.product[j] += token.g[j] * (token.x[j] - centre[j]);
+      sums.normed[j] += normed;
+      own_gradient += token.g[j] * weight[j];
+      own_product += normed * weight[j];
+    }
+    *token.gradient = own_gradient;
+    *token.product = own_product;
+  };
+  finish(0);
+  if constexpr (kTwo) finish(1);
 }
 
 template <class A>
@@ -147,13 +173,23 @@ void sum_rows(const at::Tensor& g, const at::Tensor& x, const MixedForward& forw
   A *first = sums.token_gradient.data_ptr<A>(), *second = sums.token_product.data_ptr<A>();
   A* partial = partials.data_ptr<A>();
   at::parallel_for(0, partials.size(0), 1, [&](int64_t begin, int64_t end) {
-    RowReader<T> read_gradient(n), read(n);
+    std::vector<RowReader<T>> read(2, RowReader<T>(n)), read_gradient = read;
     for (int64_t c = begin; c < end; ++c) {
       A* own = partial + 3 * c * n;
-      for (int64_t r = c * chunk; r < std::min(rows, (c + 1) * chunk); ++r)
-        std::tie(first[r], second[r]) =
-            add_token<A>(read_gradient(gradient + r * n), read(from + r * n), by, off, mean[r],
-                         inverse[r], {own, own + n, own + 2 * n}, n);
+      const ChannelSumsOf<A> channel{own, own + n, own + 2 * n};
+      const auto token = [&](int64_t r, int place) {
+        return TokenRow<A>{read_gradient[place](gradient + r * n),
+                           read[place](from + r * n),
+                           mean[r],
+                           inverse[r],
+                           first + r,
+                           second + r};
+      };
+      const int64_t last = std::min(rows, (c + 1) * chunk);
+      int64_t r = c * chunk;
+      for (; r + 2 <= last; r += 2)
+        add_tokens<A, true>(token(r, 0), token(r + 1, 1), by, off, channel, n);
+      if (r < last) add_tokens<A, false>(token(r, 0), {}, by, off, channel, n);
     }
   });
 }

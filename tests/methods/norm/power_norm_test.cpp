@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/channels.h"
+#include "kernels/grouped.h"
 #include "support/gradcheck.h"
 #include "support/refusal.h"
 #include "support/stepwise.h"
@@ -152,6 +153,36 @@ TEST(property, channels_match_plain_operators) {
       same("scale", channel_scale(g, a, {}), channel_combine_reference(g, a, {}, {}, {}));
       same("view", channel_scale(x.transpose(0, 1), a, c),
            channel_combine_reference(x.transpose(0, 1), a, {}, {}, c));
+    }
+  }
+}
+
+TEST(property, power_norm_kernel_matches_plain_operators) {
+  for (const auto type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    for (const int64_t groups : {1, 3}) {
+      for (const int64_t width : {3, 18, 771}) {
+        const double allowed = type == at::kDouble ? 1e-12 : type == at::kFloat ? 1e-5 : 1e-2;
+        const auto same = [&](const char* what, const Tensor& one, const Tensor& two) {
+          expect_close(what, one.to(at::kDouble), two.to(at::kDouble), allowed);
+        };
+        const auto wide = type == at::kDouble ? at::kDouble : at::kFloat;
+        const Tensor x = numbers({2, 39, width}, 1).to(type).requires_grad_(true);
+        const Tensor g = numbers({2, 39, width}, 2).to(type);
+        const Tensor a = numbers({width}, 3).to(wide), b = numbers({width}, 4).to(wide);
+        const Tensor parts = x.to(wide).unflatten(-1, {groups, width / groups});
+        const Tensor z = (parts / (parts.square().mean(-1, true) + 1e-3).sqrt()).flatten(-2);
+        const cpu::Groups how{groups, 1e-3};
+        const Tensor plain = x.detach();
+        const cpu::GroupedSums all = cpu::grouped_sums({}, plain, {}, {}, how);
+        same("squares", all.product, z.square().sum({0, 1}));
+        const Tensor valid = numbers({2, 39}, 6) > 0;
+        const cpu::GroupedSums some = cpu::grouped_sums(g, plain, all.roots, valid, how);
+        same("products", some.product, (g.to(wide) * z).index({valid}).sum(0));
+        same("gradients", some.first, g.to(wide).index({valid}).sum(0));
+        same("scale", cpu::grouped_scale(plain, all.roots, a, b), z * a + b);
+        (z * (g.to(wide) * a + z.detach() * b)).sum().backward();
+        same("gradient", cpu::grouped_gradient(g, plain, all.roots, a, b), x.grad());
+      }
     }
   }
 }
