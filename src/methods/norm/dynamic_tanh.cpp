@@ -1,7 +1,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "kernels/channels.h"
 #include "kernels/rows.h"
+#include "kernels/scaled_tanh.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -10,26 +10,25 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// weight · tanh(alpha x) + bias in few passes over x: plain operators take several times as long
-/// for what waits on memory.
+/// weight · tanh(alpha x) + bias in one pass each way.
 struct ScaledTanh : torch::autograd::Function<ScaledTanh> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& alpha,
                         const Tensor& weight, const Tensor& bias) {
-    const Tensor squashed = (x * alpha).tanh_();
-    context->save_for_backward({x, alpha, weight, squashed});
-    return channel_scale(squashed, weight, bias).to(x.scalar_type());
+    const Tensor rows = x.contiguous();
+    const cpu::ScaledTanhForward result =
+        cpu::scaled_tanh_forward(rows, alpha.item<double>(), weight, bias);
+    context->save_for_backward({rows, alpha, weight, result.squashed});
+    return result.y;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &alpha = saved[1], &weight = saved[2], &squashed = saved[3];
-    const Tensor dy = gradients[0].to(squashed.scalar_type());
+    const Tensor &x = saved[0], &alpha = saved[1], &weight = saved[2];
+    const Tensor dy = gradients[0].to(x.scalar_type()).contiguous();
     if (at::GradMode::is_enabled()) return differentiable(dy, x, alpha, weight);
-    const ChannelSums sums = channel_products(dy, squashed, {}, {});
-    const Tensor inner = at::tanh_backward(dy, squashed);
-    const Tensor along = channel_products(inner, x.to(inner.scalar_type()), {}, {}).product;
-    return {channel_scale(inner, weight * alpha, {}).to(x.scalar_type()),
-            (along * weight).sum().reshape({1}), sums.product, sums.first};
+    const cpu::ScaledTanhBackward by =
+        cpu::scaled_tanh_backward(dy, x, saved[3], alpha.item<double>(), weight);
+    return {by.x, by.alpha.sum().reshape({1}), by.weight, by.bias};
   }
 
   /// The same by plain operators, for those who differentiate it again.
@@ -82,7 +81,8 @@ class DynamicTanh final : public Norm {
 
  private:
   bool fused(const Tensor& x) const {
-    return bias_.defined() && x.device().is_cpu() && alpha_.scalar_type() == accumulator_type(x);
+    return bias_.defined() && x.device().is_cpu() && x.size(-1) > 0 &&
+           alpha_.scalar_type() == accumulator_type(x);
   }
 
   Tensor alpha_, weight_, bias_;

@@ -2,7 +2,11 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cmath>
+#include <limits>
+
 #include "kernels/rms_norm.h"
+#include "kernels/scaled_tanh.h"
 #include "support/gradcheck.h"
 #include "support/refusal.h"
 #include "support/stepwise.h"
@@ -91,6 +95,29 @@ TEST(property, pre_rmsnorm_crms_kernel_matches_plain_operators) {
                      crms_norm_reference(x, by, 1e-6).to(at::kDouble), allowed);
     }
   }
+}
+
+TEST(property, norm_baselines_tanh_is_exact_enough) {
+  // Every size from the smallest to where it is 1, both signs, and what is no number.
+  const Tensor size = at::logspace(-30, 2.5, 200003, 10.0, at::kDouble);
+  const Tensor x = at::cat({size, -size, at::zeros({1}, at::kDouble)}).to(at::kFloat);
+  const Tensor ones = at::ones({1}), zeros = at::zeros({1});
+  const auto tanh_of = [&](const Tensor& values) {
+    return cpu::scaled_tanh_forward(values.reshape({1, -1}), 1.0,
+                                    ones.expand({values.numel()}).contiguous(),
+                                    zeros.expand({values.numel()}).contiguous())
+        .squashed.flatten();
+  };
+  const Tensor got = tanh_of(x).to(at::kDouble), wanted = at::tanh(x.to(at::kDouble));
+  const Tensor off = (got - wanted).abs() / wanted.abs().clamp_min(1e-300);
+  EXPECT_LT(off.max().item<double>(), 6e-7);
+  const float infinite = std::numeric_limits<float>::infinity();
+  const Tensor odd = tanh_of(at::tensor({infinite, -infinite, std::nanf(""), 88.0f, -1e30f}));
+  EXPECT_EQ(odd[0].item<float>(), 1.0f);
+  EXPECT_EQ(odd[1].item<float>(), -1.0f);
+  EXPECT_TRUE(std::isnan(odd[2].item<float>()));
+  EXPECT_EQ(odd[3].item<float>(), 1.0f);
+  EXPECT_EQ(odd[4].item<float>(), -1.0f);
 }
 
 TEST(property, norm_baselines_least_length) {
