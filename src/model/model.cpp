@@ -62,11 +62,13 @@ Model::Model(const ModelOptions& options, const TaskForm& task, uint64_t seed)
   site.width = options.width;
   site.length = task.input.length > 0 ? stack_->tokens(task.input.length) : 0;
   site.random = random.child("head");
-  // The head is a plain matrix whatever the linear axis says of the inner maps.
-  site.make_linear = [init = options.init](const LinearSite& where) {
+  // The head is a plain matrix unless the linear axis asks for it.
+  const Choice<Linear> linear =
+      options.linear.traits().head ? options.linear : Choice<Linear>("dense");
+  site.make_linear = [linear, init = options.init](const LinearSite& where) {
     LinearSite copy = where;
     copy.init = init;
-    return Choice<Linear>("dense").make(copy);
+    return linear.make(copy);
   };
   head_ =
       add_module("head", std::make_shared<Head>(options.head, task.output, site, stack_->table()));

@@ -36,6 +36,7 @@ class Linear : public Module {
   using Context = LinearSite;
   struct Traits {
     bool exact_weight = true;  // weight() is what forward multiplies with
+    bool head = false;         // represents an untied head too; others leave it a plain matrix
   };
 
   virtual Tensor forward(const Tensor& x) = 0;

@@ -29,7 +29,7 @@ class SeriesStem final : public Stem {
   }
 
   Tensor forward(const Tensor& input, Stream&) override {
-    const Tensor x = input.to(projection_->weight().scalar_type());
+    const Tensor x = input.to(projection_->bias().scalar_type());
     if (patch_ == 1 && stride_ == 1) return projection_->forward(x);
     return projection_->forward(x.unfold(1, patch_, stride_).flatten(2));
   }

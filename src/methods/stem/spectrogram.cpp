@@ -62,8 +62,7 @@ class SpectrogramStem final : public Stem {
     Tensor power = at::abs(at::fft_rfft(frames)).square();
     if (bands_.defined()) power = at::matmul(power, bands_.to(input.device()));
     // 1e-10 keeps silence finite (-23 after the logarithm).
-    return projection_->forward(
-        power.clamp_min(1e-10).log().to(projection_->weight().scalar_type()));
+    return projection_->forward(power.clamp_min(1e-10).log().to(projection_->bias().scalar_type()));
   }
   int64_t tokens(int64_t samples) const override {
     return 1 + (samples - options_.window) / options_.hop;
