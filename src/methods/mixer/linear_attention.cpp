@@ -20,28 +20,31 @@ Tensor linear_attention(const LinearAttention& all) {
   return at::matmul(all.q, sum) / (norm + all.eps);
 }
 
-Tensor causal_linear_attention(const LinearAttention& all, int64_t chunk, LinearSums* sums) {
-  const int64_t n = all.q.size(2);
+Tensor causal_products(const Tensor& all_q, const Tensor& all_k, const Tensor& all_v, int64_t chunk,
+                       Tensor* sum) {
+  const int64_t n = all_q.size(2);
   const int64_t size = std::max<int64_t>(1, std::min(chunk, n));
-  const Tensor q = in_chunks(all.q, size), k = in_chunks(all.k, size), v = in_chunks(all.v, size);
+  const Tensor q = in_chunks(all_q, size), k = in_chunks(all_k, size), v = in_chunks(all_v, size);
   const Tensor own = at::matmul(k.transpose(-2, -1), v);  // [B,H,C,K,V]
   Tensor through = own.cumsum(2);
-  if (sums) through = through + sums->sum.unsqueeze(2);
-  const Tensor first = sums ? sums->sum.unsqueeze(2) : at::zeros_like(own.narrow(2, 0, 1));
+  if (sum) through = through + sum->unsqueeze(2);
+  const Tensor first = sum ? sum->unsqueeze(2) : at::zeros_like(own.narrow(2, 0, 1));
   const int64_t chunks = own.size(2);
   const Tensor before = chunks == 1 ? first : at::cat({first, through.narrow(2, 0, chunks - 1)}, 2);
   const Tensor inside = at::matmul(q, k.transpose(-2, -1)).tril();
-  const Tensor numerator = at::matmul(inside, v) + at::matmul(q, before);
+  const Tensor y = at::matmul(inside, v) + at::matmul(q, before);
+  // A copy, so that a state does not keep the sums after every chunk alive.
+  if (sum) *sum = through.select(2, chunks - 1).clone(at::MemoryFormat::Contiguous);
+  return y.flatten(2, 3).narrow(2, 0, n);
+}
 
+Tensor causal_linear_attention(const LinearAttention& all, int64_t chunk, LinearSums* sums) {
+  const Tensor numerator = causal_products(all.q, all.k, all.v, chunk, sums ? &sums->sum : nullptr);
   Tensor norms = all.k_norm.cumsum(2);
   if (sums) norms = norms + sums->norm.unsqueeze(2);
   const Tensor norm = (all.q_norm * norms).sum(-1, true);
-  if (sums) {
-    // Copies, so that a state does not keep the sums after every chunk and token alive.
-    sums->sum = through.select(2, chunks - 1).clone(at::MemoryFormat::Contiguous);
-    sums->norm = norms.select(2, n - 1).clone(at::MemoryFormat::Contiguous);
-  }
-  return numerator.flatten(2, 3).narrow(2, 0, n) / (norm + all.eps);
+  if (sums) sums->norm = norms.select(2, all.q.size(2) - 1).clone(at::MemoryFormat::Contiguous);
+  return numerator / (norm + all.eps);
 }
 
 Tensor linear_attention_step(const LinearAttention& all, LinearSums& sums) {
