@@ -65,7 +65,7 @@ Site Stack::base_site(const ModelOptions& options, const Setup& setup,
 }
 
 Stack::Stack(const ModelOptions& options, const Setup& setup, const RandomStream& random)
-    : dropout_(options.dropout) {
+    : dropout_(options.dropout), condition_class_token_(options.conditioning.traits().class_token) {
   Site site = base_site(options, setup, random);
   StemSite stem_site;
   static_cast<Site&>(stem_site) = site;
@@ -77,7 +77,10 @@ Stack::Stack(const ModelOptions& options, const Setup& setup, const RandomStream
   site.length = setup.input.length > 0 ? tokens(setup.input.length) : 0;
 
   site.name = "conditioning";
-  conditioning_ = add_module("conditioning", options.conditioning.make(site));
+  ConditioningSite conditioned;
+  static_cast<Site&>(conditioned) = site;
+  conditioned.patch_width = stem_->patch_width();
+  conditioning_ = add_module("conditioning", options.conditioning.make(conditioned));
   const Mixer::Traits mixer = options.layer(0).mixer.traits();
   PositionSite where = position_site(site, mixer);
   position_ = add_module("position", options.position.make(where));
@@ -143,6 +146,7 @@ Tensor Stack::positions_of(const Stream& stream, const std::vector<State>* state
 void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>* states) {
   stream.place = "stem";
   stream.x = stem_->forward(input, stream);
+  if (!condition_class_token_) stream.x = conditioning_->forward(stream.x, stream);
   if (cls_.defined()) {
     const Tensor cls = cls_.expand({stream.x.size(0), 1, -1}).to(stream.x.scalar_type());
     stream.x = at::cat({cls, stream.x}, 1);
@@ -150,7 +154,7 @@ void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>*
       stream.valid = at::cat({at::ones_like(stream.valid.slice(1, 0, 1)), stream.valid}, 1);
   }
   if (!stream.positions.defined()) stream.positions = positions_of(stream, states);
-  stream.x = conditioning_->forward(stream.x, stream);
+  if (condition_class_token_) stream.x = conditioning_->forward(stream.x, stream);
   stream.x = added_position_->add(position_->add(stream.x, stream.positions), stream.positions);
   stream.x = dropped(stream.x, dropout_, training());
   if (embed_norm_) stream.x = embed_norm_->forward(stream.x, stream.valid);

@@ -57,6 +57,7 @@ class Stack final : public Module {
   void build_blocks(const ModelOptions& options, const Setup& setup, const RandomStream& random);
 
   double dropout_;
+  bool condition_class_token_;
   std::shared_ptr<Stem> stem_;
   std::shared_ptr<Conditioning> conditioning_;
   std::shared_ptr<Position> position_, added_position_;

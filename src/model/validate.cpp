@@ -82,6 +82,17 @@ void validate(const ModelOptions& options, const TaskForm& task) {
   check(!options.causal() || options.conditioning.traits().causal, "model.conditioning.kind", "'",
         options.conditioning.kind(), "' sees the future, but model.form = ", options.form,
         " must not; valid: ", kinds_that<Conditioning>([](const auto& t) { return t.causal; }));
+  const Conditioning::Traits conditioning = options.conditioning.traits();
+  check(!conditioning.continuous || stem.takes != InputForm::Kind::tokens,
+        "model.conditioning.kind", "'", options.conditioning.kind(),
+        "' needs continuous tokens, but model.stem.kind = ", options.stem.kind(),
+        " looks them up in a table; valid stems: ",
+        kinds_that<Stem>([](const auto& t) { return t.takes != InputForm::Kind::tokens; }));
+  check(!conditioning.patches || stem.patches, "model.conditioning.kind", "'",
+        options.conditioning.kind(),
+        "' with these options needs the patches that tokens are made of, but model.stem.kind = ",
+        options.stem.kind(), " does not keep them; valid stems: ",
+        kinds_that<Stem>([](const auto& t) { return t.patches; }));
   check(options.form != "encoder_decoder" || task.source.vocabulary > 0, "model.form",
         "encoder_decoder needs a task with a source and a target; valid tasks: sequence with "
         "source = true");

@@ -24,6 +24,8 @@ class Subject {
     return model;
   }
   bool causal() const { return options_.causal(); }
+  bool tokens() const { return task_.input.kind == InputForm::Kind::tokens; }
+  Tensor input() const { return tokens() ? tiny_tokens() : tiny_images(); }
 
   void same_seed_same_output() const;
   void gradients_are_right() const;
@@ -41,8 +43,8 @@ class Subject {
 
 void Subject::same_seed_same_output() const {
   const auto a = make(), b = make(), other = make(8);
-  EXPECT_TRUE(at::equal(run(*a, tiny_tokens()), run(*b, tiny_tokens())));
-  EXPECT_FALSE(at::equal(run(*a, tiny_tokens()), run(*other, tiny_tokens())));
+  EXPECT_TRUE(at::equal(run(*a, input()), run(*b, input())));
+  EXPECT_FALSE(at::equal(run(*a, input()), run(*other, input())));
 }
 
 /// The derivative along one random direction of all parameters, against central differences.
@@ -50,8 +52,8 @@ void Subject::gradients_are_right() const {
   const auto model = make();
   const RandomStream stream(5);
   const Tensor cotangent =
-      normal_tensor({2, kLength, kVocabulary}, 1.0, stream.child("cotangent")).to(at::kDouble);
-  const auto loss = [&] { return (run(*model, tiny_tokens()) * cotangent).sum(); };
+      normal_tensor(run(*model, input()).sizes(), 1.0, stream.child("cotangent")).to(at::kDouble);
+  const auto loss = [&] { return (run(*model, input()) * cotangent).sum(); };
   loss().backward();
   const c10::NoGradGuard no_grad;
   std::vector<std::pair<Tensor, Tensor>> moves;
@@ -83,7 +85,7 @@ void Subject::extreme_input_is_finite() const {
     model->eval();
     for (Parameter& parameter : model->parameters())
       if (parameter.role == Role::embedding) parameter.tensor.mul_(scale);
-    EXPECT_TRUE(at::isfinite(run(*model, tiny_tokens())).all().item<bool>()) << "scale " << scale;
+    EXPECT_TRUE(at::isfinite(run(*model, input())).all().item<bool>()) << "scale " << scale;
   }
 }
 
@@ -135,7 +137,7 @@ void Subject::decoding_is_the_full_pass() const {
 
 void Subject::saving_keeps_the_output() const {
   const auto a = make(7), b = make(8);
-  run(*a, tiny_tokens());  // moves running statistics, if there are any
+  run(*a, input());  // moves running statistics, if there are any
   a->eval();
   b->eval();
   {
@@ -143,7 +145,7 @@ void Subject::saving_keeps_the_output() const {
     const auto saved = a->named_tensors();
     for (auto& [name, tensor] : b->named_tensors()) Tensor(tensor).copy_(saved.at(name));
   }
-  EXPECT_TRUE(at::equal(run(*a, tiny_tokens()), run(*b, tiny_tokens())));
+  EXPECT_TRUE(at::equal(run(*a, input()), run(*b, input())));
 }
 
 void Subject::trains_in_bfloat16() const {
@@ -151,7 +153,7 @@ void Subject::trains_in_bfloat16() const {
   Tensor loss;
   {
     const PrecisionGuard guard("bfloat16");
-    loss = run(*model, tiny_tokens()).to(at::kFloat).square().mean();
+    loss = run(*model, input()).to(at::kFloat).square().mean();
   }
   loss.backward();
   EXPECT_TRUE(std::isfinite(loss.item<double>()));
@@ -165,7 +167,7 @@ void check_all(const Subject& subject) {
   subject.same_seed_same_output();
   subject.gradients_are_right();
   subject.extreme_input_is_finite();
-  subject.padding_does_not_matter();
+  if (subject.tokens()) subject.padding_does_not_matter();
   subject.saving_keeps_the_output();
   subject.trains_in_bfloat16();
   if (!subject.causal()) return;
@@ -187,6 +189,17 @@ void contract(const std::string& axis, const std::string& name) {
     SCOPED_TRACE(form);
     ++forms;
     check_all(Subject(options, task));
+  }
+  const TaskForm images = image_task();
+  const ModelOptions options = tiny_options(images, [&](ModelOptions& o) {
+    o.stem.select("patch", "stem");
+    choice_of(o, axis)->select(name, axis);
+    if (axis == "wiring") o.every_layer.channel_wiring = o.every_layer.wiring;
+  });
+  if (forms == 0 && valid(options, images)) {
+    SCOPED_TRACE("images");
+    ++forms;
+    check_all(Subject(options, images));
   }
   EXPECT_GT(forms, 0) << "the method fits neither an encoder nor a decoder";
 }

@@ -13,6 +13,17 @@ TaskForm token_task(const std::string& form) {
   return task;
 }
 
+TaskForm image_task() {
+  TaskForm task;
+  task.form = "encoder";
+  task.input.kind = InputForm::Kind::image;
+  task.input.channels = 1;
+  task.input.height = task.input.width = 8;
+  task.output.kind = OutputForm::Kind::classes;
+  task.output.size = kVocabulary;
+  return task;
+}
+
 ModelOptions tiny_options(const TaskForm& task, const std::function<void(ModelOptions&)>& change) {
   ModelOptions options;
   options.width = 16;
@@ -50,6 +61,10 @@ bool valid(const ModelOptions& options, const TaskForm& task) {
 
 Tensor tiny_tokens(uint64_t seed) {
   return at::randint(kVocabulary, {2, kLength}, generator_of(RandomStream(seed)), at::kLong);
+}
+
+Tensor tiny_images(uint64_t seed) {
+  return normal_tensor({2, 1, 8, 8}, 1.0, RandomStream(seed));
 }
 
 Tensor run(Model& model, const Tensor& ids, const Tensor& valid) {

@@ -14,6 +14,8 @@ inline constexpr int64_t kLength = 12;
 
 /// A task of token sequences, an output at every token.
 TaskForm token_task(const std::string& form);
+/// A task of images with 8 x 8 pixels in classes, for what needs continuous tokens.
+TaskForm image_task();
 /// Width 16, two layers, two heads, ready to validate; `change` sets what is tested.
 ModelOptions tiny_options(const TaskForm& task, const std::function<void(ModelOptions&)>& change);
 /// The choice a model has on an axis ("mixer", "norm", ...); null when models have none there.
@@ -22,6 +24,8 @@ AnyChoice* choice_of(ModelOptions& options, const std::string& axis);
 bool valid(const ModelOptions& options, const TaskForm& task);
 /// [2, kLength] ids.
 Tensor tiny_tokens(uint64_t seed = 3);
+/// [2,1,8,8] pixels.
+Tensor tiny_images(uint64_t seed = 3);
 /// Runs the model on ids, all valid unless `valid` is given.
 Tensor run(Model& model, const Tensor& ids, const Tensor& valid = {});
 

@@ -7,12 +7,20 @@
 
 namespace formwork {
 
+/// A conditioning's surroundings.
+struct ConditioningSite : Site {
+  int64_t patch_width = 0;  // numbers in each of the stem's patches; 0 = it leaves none
+};
+
 class Conditioning : public Module {
  public:
   static constexpr const char* kAxis = "conditioning";
-  using Context = Site;
+  using Context = ConditioningSite;
   struct Traits {
-    bool causal = true;  // keeps the future out
+    bool causal = true;       // keeps the future out
+    bool class_token = true;  // acts on the class token too, where there is one
+    bool continuous = false;  // needs tokens made of numbers, not looked up in a table
+    bool patches = false;     // needs a stem that leaves its patches in the stream
   };
 
   /// x [B,N,D] → [B,N,D].

@@ -24,18 +24,23 @@ class PatchStem final : public Stem {
     projection_ = add_module("projection", site.linear("projection", channels_ * size_ * size_,
                                                        site.width, Role::embedding, true));
   }
-  static Traits traits(const PatchOptions&) { return {.takes = InputForm::Kind::image}; }
+  static Traits traits(const PatchOptions&) {
+    return {.takes = InputForm::Kind::image, .patches = true};
+  }
 
-  Tensor forward(const Tensor& input, Stream&) override {
+  Tensor forward(const Tensor& input, Stream& stream) override {
     const int64_t batch = input.size(0);
     const int64_t rows = input.size(2) / size_;
     const int64_t columns = input.size(3) / size_;
     const Tensor patches = input.reshape({batch, channels_, rows, size_, columns, size_})
                                .permute({0, 2, 4, 1, 3, 5})
-                               .reshape({batch, rows * columns, channels_ * size_ * size_});
-    return projection_->forward(patches.to(projection_->weight().scalar_type()));
+                               .reshape({batch, rows * columns, channels_ * size_ * size_})
+                               .to(projection_->bias().scalar_type());
+    stream.carried["patches"] = patches;
+    return projection_->forward(patches);
   }
   int64_t tokens(int64_t) const override { return tokens_; }
+  int64_t patch_width() const override { return channels_ * size_ * size_; }
 
  private:
   int64_t size_, channels_, tokens_ = 0;

@@ -29,7 +29,8 @@ class Stem : public Module {
   using Context = StemSite;
   struct Traits {
     InputForm::Kind takes = InputForm::Kind::tokens;
-    bool causal = true;  // token i of the output depends on input up to i only
+    bool causal = true;    // token i of the output depends on input up to i only
+    bool patches = false;  // leaves what each token was made of in stream.carried["patches"]
   };
 
   /// tokens [B,N] int64; image [B,C,H,W]; series [B,N,C]; audio [B,S] → vectors [B,N',D]; may set
@@ -37,6 +38,8 @@ class Stem : public Module {
   virtual Tensor forward(const Tensor& input, Stream& stream) = 0;
   /// N' for an input of this length.
   virtual int64_t tokens(int64_t input_length) const { return input_length; }
+  /// Numbers in a patch, for stems with the trait `patches`.
+  virtual int64_t patch_width() const { return 0; }
   /// The table [V,D] that a tied head multiplies with, or undefined.
   virtual Tensor table() const { return {}; }
 };
