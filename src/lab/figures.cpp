@@ -29,12 +29,6 @@ Value value_of(const std::optional<double>& figure) {
   return figure ? Value(*figure) : Value();
 }
 
-std::string figure_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
-}
-
 Value read_json_if_there(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return Value(Table{});

@@ -1,6 +1,8 @@
 // Numbers out of JSON values, where they may be missing.
 #pragma once
 
+#include "core/figure_text.h"
+
 #include <optional>
 #include <string>
 
@@ -16,8 +18,7 @@ std::string text_at(const Value& table, const std::string& key);
 bool flag_at(const Value& table, const std::string& key);
 /// A number, or null.
 Value value_of(const std::optional<double>& figure);
-/// "%.4g".
-std::string figure_text(double value);
+
 /// The JSON file at `path`; an empty table where there is none.
 Value read_json_if_there(const std::string& path);
 

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "core/figure_text.h"
 #include "core/memory.h"
 #include "formats/json.h"
 #include "formats/tensorboard.h"
@@ -26,12 +27,6 @@ namespace fs = std::filesystem;
 double wall_seconds() {
   using Clock = std::chrono::steady_clock;
   return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
-}
-
-std::string figure(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
 }
 
 /// Keeps the count of evaluations without improvement; part of every checkpoint.
@@ -170,7 +165,7 @@ std::map<std::string, double> Run::evaluate() {
   if (folder_) {
     std::string text = join_text("step ", trainer_.progress().step);
     for (const auto& [name, figure_value] : last_metrics_)
-      text += "  " + name + " " + figure(figure_value);
+      text += "  " + name + " " + figure_text(figure_value);
     display_.line(text);
   }
   return last_metrics_;

@@ -52,12 +52,6 @@ std::vector<double> numbers(const Tensor& tensor) {
   return {data, data + wide.numel()};
 }
 
-std::string figure_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  return text;
-}
-
 void Findings::say(std::string sentence) {
   sentences.push_back(std::move(sentence));
 }

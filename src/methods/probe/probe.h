@@ -1,6 +1,8 @@
 // Axis "probe": what can be measured inside a model while it runs.
 #pragma once
 
+#include "core/figure_text.h"
+
 #include <functional>
 #include <string>
 #include <string_view>
@@ -151,8 +153,7 @@ class ByPlace {
 
 /// Numbers of a one-dimensional tensor.
 std::vector<double> numbers(const Tensor& tensor);
-/// A figure with four digits, for sentences.
-std::string figure_text(double value);
+
 /// Figures without rows yet.
 Figures figures_of(const char* key, std::string title, const char* row_title,
                    std::initializer_list<const char*> columns, Plot plot = Plot::linear);

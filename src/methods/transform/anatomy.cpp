@@ -190,7 +190,7 @@ Anatomy dissect(Module& model, const Value& options) {
   return Dissection(model, options).run();
 }
 
-int64_t layer_of(const std::string& name) {
+int64_t layer_index(const std::string& name) {
   const std::string part = "layers.";
   const size_t at = name.find(part);
   int64_t layer = -1;

@@ -58,6 +58,6 @@ struct Anatomy {
 Anatomy dissect(Module& model, const Value& options);
 
 /// The layer that a module belongs to: 3 for "decoder.layers.3.ffn"; -1 for those outside layers.
-int64_t layer_of(const std::string& name);
+int64_t layer_index(const std::string& name);
 
 }  // namespace formwork

@@ -83,7 +83,7 @@ int64_t hidden_width(const Value& options, const Anatomy& anatomy, const std::st
       const Value* channel = layer.find("channel");
       if (!channel || channel->is_null()) continue;
       for (const Value& at : *layer.find("at")->get<List>())
-        if (*at.get<int64_t>() == layer_of(branch.name))
+        if (*at.get<int64_t>() == layer_index(branch.name))
           described_at = join_text("model.layer.", i, ".channel");
     }
     if (described_at != path) continue;
