@@ -18,8 +18,8 @@ struct RmsNormOptions {
   }
 };
 
-/// x / sqrt(mean(x²) + eps) · (offset + w) + b, w = 1 - offset at the start, b only where asked for.
-/// Zhang, Sennrich 2019, arXiv 1910.07467.
+/// x / sqrt(mean(x²) + eps) · (offset + w) + b, w = 1 - offset at the start, b only where asked
+/// for. Zhang, Sennrich 2019, arXiv 1910.07467.
 class RmsNorm final : public Norm {
  public:
   RmsNorm(const RmsNormOptions& options, const NormSite& site)
