@@ -28,6 +28,7 @@ constexpr char kIntroduction[] =
     "  formwork methods                                what can be chosen, axis by axis\n"
     "  formwork methods mixer local                    the options of one method\n"
     "  formwork resume runs/NAME                       go on where a run stopped\n"
+    "  formwork inspect runs/NAME                      look inside the trained model\n"
     "  formwork VERB --help                            a verb with its options and examples\n";
 
 int run(int argc, char** argv) {
@@ -41,6 +42,7 @@ int run(int argc, char** argv) {
   add_methods_verb(app);
   add_data_verb(app);
   add_bench_verb(app);
+  add_inspect_verb(app);
   try {
     check_catalogue();
     app.parse(argc, argv);

@@ -41,12 +41,16 @@ Value describe(const MethodInfo& method) {
 std::string key_of(const std::string& axis) {
   if (axis == "task" || axis == "optimizer" || axis == "schedule") return axis;
   if (axis == "constraint") return "[[constraint]]";
+  if (axis == "probe") return "train.probe.kinds, inspect --probe";
   return axis == "depth" ? "model.depth_plan" : "model." + axis;
 }
 
 void print_method(const MethodInfo& method) {
-  std::printf("%s = \"%s\"    %s\n", (key_of(method.axis) + ".kind").c_str(), method.name.c_str(),
-              method.summary.c_str());
+  // Probes are a list of names.
+  const std::string choice = method.axis == "probe"
+                                 ? "train.probe.kinds = [\"" + method.name + "\"]"
+                                 : key_of(method.axis) + ".kind = \"" + method.name + "\"";
+  std::printf("%s    %s\n", choice.c_str(), method.summary.c_str());
   std::printf("paper: %s\n", method.paper.c_str());
   const std::vector<OptionInfo> options = options_of(method);
   if (options.empty()) std::printf("no options\n");

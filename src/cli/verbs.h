@@ -17,6 +17,7 @@ void add_generate_verb(CLI::App& app);
 void add_methods_verb(CLI::App& app);
 void add_data_verb(CLI::App& app);
 void add_bench_verb(CLI::App& app);
+void add_inspect_verb(CLI::App& app);
 
 /// The command line as it was given, set by main; `train --processes` starts copies of it.
 std::vector<std::string>& command_line();

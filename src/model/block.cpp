@@ -39,6 +39,7 @@ void Block::sublayer(Stream& stream, Wiring& wiring, const std::string& place, b
     return;
   }
   stream.place = place;
+  if (stream.valid.defined()) stream.show("valid", stream.valid);
   wiring.forward(stream, [&](const Tensor& x) {
     stream.show("input", x);
     const Tensor branch = body(x);

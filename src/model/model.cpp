@@ -2,7 +2,26 @@
 
 #include <c10/core/GradMode.h>
 
+#include "methods/selective_observer.h"
+
 namespace formwork {
+namespace {
+
+/// Gives the points of one of two stacks its name: "encoder.layers.0.attn.output".
+class NamedStack final : public SelectiveObserver {
+ public:
+  NamedStack(const char* name, Observer* to) : name_(name), to_(to) {}
+  void see(const std::string& point, const Tensor& tensor) override {
+    to_->see(name_ + point, tensor);
+  }
+  bool wants(const std::string& point) const override { return wanted(to_, name_ + point); }
+
+ private:
+  std::string name_;
+  Observer* to_;
+};
+
+}  // namespace
 
 ModelState ModelState::clone() const {
   ModelState copy;
@@ -81,13 +100,15 @@ ModelOutput Model::forward(const ModelInput& in, ModelState* state) {
   stream.valid = in.valid;
   stream.timestamps = in.timestamps;
   stream.observer = in.observer;
+  NamedStack decoder("decoder.", in.observer), encoder("encoder.", in.observer);
+  if (encoder_ && in.observer) stream.observer = &decoder;
   if (state) {
     stream.memory = state->memory;
     stream.memory_valid = state->memory_valid;
   } else if (encoder_) {
     Stream source;
     source.valid = in.source_valid;
-    source.observer = in.observer;
+    if (in.observer) source.observer = &encoder;
     encoder_->forward(in.source, source, nullptr);
     stream.memory = source.x;
     stream.memory_valid = source.valid;

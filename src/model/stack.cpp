@@ -150,7 +150,10 @@ void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>*
       stream.valid = at::cat({at::ones_like(stream.valid.slice(1, 0, 1)), stream.valid}, 1);
   }
   if (!stream.positions.defined()) stream.positions = positions_of(stream, states);
+  if (stream.valid.defined()) stream.show("valid", stream.valid);
+  stream.show("tokens", stream.x);
   stream.x = conditioning_->forward(stream.x, stream);
+  stream.show("conditioned", stream.x);
   stream.x = added_position_->add(position_->add(stream.x, stream.positions), stream.positions);
   stream.x = dropped(stream.x, dropout_, training());
   if (embed_norm_) stream.x = embed_norm_->forward(stream.x, stream.valid);

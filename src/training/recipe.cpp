@@ -1,8 +1,34 @@
 #include "training/recipe.h"
 
 #include <filesystem>
+#include <set>
+
+#include "methods/probe/probe.h"
 
 namespace formwork {
+namespace {
+
+/// Probes that exist, have the options named, and give figures that can be recorded.
+void check_probes(const ProbeOptions& options, const Value& table) {
+  const Value* train = table.find("train");
+  const Value* probe = train ? train->find("probe") : nullptr;
+  const Value* kinds = probe ? probe->find("kinds") : nullptr;
+  const std::string where =
+      kinds ? where_of(*kinds, "train.probe.kinds") : std::string("train.probe.kinds");
+  std::string recorded;
+  for (const std::string& name : Registry<Probe>::instance().names())
+    if (Choice<Probe>(name).traits().recorded) recorded += (recorded.empty() ? "" : ", ") + name;
+  std::set<std::string> seen;
+  for (const std::string& text : options.kinds) {
+    const Choice<Probe> choice = parse_probe(text, where);
+    check(choice.traits().recorded, where, "'", choice.kind(),
+          "' gives no figures to record while training, formwork inspect runs it; ",
+          "valid: ", recorded);
+    check(seen.insert(choice.kind()).second, where, "names '", choice.kind(), "' twice");
+  }
+}
+
+}  // namespace
 
 void BudgetOptions::describe(OptionSet& o) {
   o.add("steps", steps, "optimizer steps", at_least(1));
@@ -31,6 +57,13 @@ void EarlyStopOptions::describe(OptionSet& o) {
   o.add("min_delta", min_delta, "what counts as an improvement", at_least(0));
 }
 
+void ProbeOptions::describe(OptionSet& o) {
+  o.add("every", every, "steps between measurements", at_least(1));
+  o.add("items", items, "items of validation data, always the first", at_least(1));
+  o.add("kinds", kinds,
+        "probes, NAME or NAME:OPTION=VALUE (formwork methods probe); none = nothing is measured");
+}
+
 void TrainOptions::describe(OptionSet& o) {
   o.add("batch", batch, "items a forward pass", at_least(1));
   o.add("accumulate", accumulate, "forward passes whose gradients make one step", at_least(1));
@@ -48,6 +81,8 @@ void TrainOptions::describe(OptionSet& o) {
               [this](OptionSet& i) { checkpoint.describe(i); });
   o.add_group("early_stop", "stopping when nothing improves",
               [this](OptionSet& i) { early_stop.describe(i); });
+  o.add_group("probe", "what is measured inside the model while it trains",
+              [this](OptionSet& i) { probe.describe(i); });
 }
 
 void Recipe::describe(OptionSet& o) {
@@ -107,6 +142,7 @@ void Recipe::settle(const Value& table) {
     train.evaluate.every = std::max<int64_t>(1, *train.budget.steps / 10);
   if (train.checkpoint.every == 0) train.checkpoint.every = train.evaluate.every;
   if (train.evaluate.batch == 0) train.evaluate.batch = train.batch;
+  check_probes(train.probe, table);
 }
 
 Recipe Recipe::from(const Value& table, const std::string& source) {

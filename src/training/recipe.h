@@ -41,6 +41,14 @@ struct EarlyStopOptions {
   void describe(OptionSet& o);
 };
 
+/// `[train.probe]`: what is measured inside the model while it trains.
+struct ProbeOptions {
+  int64_t every = 100;
+  int64_t items = 16;
+  std::vector<std::string> kinds;
+  void describe(OptionSet& o);
+};
+
 struct TrainOptions {
   int64_t batch = 32;
   int64_t accumulate = 1;
@@ -53,6 +61,7 @@ struct TrainOptions {
   EvaluateOptions evaluate;
   CheckpointOptions checkpoint;
   EarlyStopOptions early_stop;
+  ProbeOptions probe;
   void describe(OptionSet& o);
 };
 

@@ -12,6 +12,7 @@
 #include "formats/json.h"
 #include "formats/tensorboard.h"
 #include "training/machine.h"
+#include "training/probing.h"
 #include "training/report.h"
 #include "training/run_folder.h"
 #include "training/stop_signal.h"
@@ -47,7 +48,10 @@ class Run {
         processes_(processes),
         trainer_(recipe, processes),
         metric_(trainer_.task().main_metric()),
-        display_(console.style, console.write) {}
+        display_(console.style, console.write) {
+    if (processes.rank() == 0 && !recipe.train.probe.kinds.empty())
+      probing_ = std::make_unique<Probing>(recipe, trainer_.model(), trainer_.task());
+  }
 
   void open(RunFolder folder, int64_t first_step) {
     folder_.emplace(std::move(folder));
@@ -63,7 +67,8 @@ class Run {
   ProgressDisplay& display() { return display_; }
 
  private:
-  void record(const StepResult& result, const std::map<std::string, double>& evaluation);
+  void record(const StepResult& result, const std::map<std::string, double>& evaluation,
+              const Measured& measured);
   std::map<std::string, double> evaluate();
   void save();
   void show(const StepResult& result);
@@ -80,6 +85,7 @@ class Run {
   ProgressDisplay display_;
   std::optional<RunFolder> folder_;
   std::optional<EventWriter> events_;
+  std::unique_ptr<Probing> probing_;  // null where nothing is measured
   StopSignal stop_;
   Best best_;
   std::map<std::string, double> last_metrics_;
@@ -169,7 +175,8 @@ std::map<std::string, double> Run::evaluate() {
   return last_metrics_;
 }
 
-void Run::record(const StepResult& result, const std::map<std::string, double>& evaluation) {
+void Run::record(const StepResult& result, const std::map<std::string, double>& evaluation,
+                 const Measured& measured) {
   if (!folder_) return;
   const Progress& progress = trainer_.progress();
   Value line{Table{}};
@@ -183,6 +190,7 @@ void Run::record(const StepResult& result, const std::map<std::string, double>& 
   line["seconds"] = Value(progress.seconds);
   line["tokens_per_second"] = Value(tokens_per_second_);
   line["memory_bytes"] = Value(resident_memory());
+  if (!measured.empty()) line["probes"] = measured_json(measured);
   folder_->metrics().append(line);
   std::vector<std::pair<std::string, double>> scalars{
       {"training/loss", result.loss},
@@ -190,6 +198,9 @@ void Run::record(const StepResult& result, const std::map<std::string, double>& 
       {"training/gradient_norm", result.gradient_norm},
       {"speed/tokens_per_second", tokens_per_second_}};
   for (const auto& [name, value] : evaluation) scalars.emplace_back("validation/" + name, value);
+  for (const auto& [name, values] : measured)
+    for (size_t i = 0; i < values.size(); ++i)
+      scalars.emplace_back(join_text("probes/", name, "/", i), values[i]);
   events_->scalars(progress.step, scalars);
 }
 
@@ -258,21 +269,24 @@ RunOutcome Run::go() {
   RunOutcome outcome;
   outcome.reason = stop_reason(false);  // a finished run may be resumed
   while (outcome.reason.empty()) {
+    const bool probed = probing_ && probing_->due(trainer_.progress().step + 1);
+    if (probed) probing_->before_step();
     result = step();
     const int64_t step = trainer_.progress().step;
+    const Measured measured = probed ? probing_->measure() : Measured{};
     const bool signal = processes_.sum(stop_.requested() ? 1.0 : 0.0) > 0.0;
     const bool last = trainer_.finished();
     std::map<std::string, double> evaluation;
     if (last || (train.evaluate.every > 0 && step % train.evaluate.every == 0))
       evaluation = evaluate();
     outcome.reason = stop_reason(signal);
-    if (step % train.log_every == 0 || !evaluation.empty() || !outcome.reason.empty()) {
+    if (step % train.log_every == 0 || !evaluation.empty() || probed || !outcome.reason.empty()) {
       const Progress& progress = trainer_.progress();
       const double seconds = progress.seconds - rate_seconds_;
       if (seconds > 0.0) tokens_per_second_ = (progress.tokens - rate_tokens_) / seconds;
       rate_tokens_ = progress.tokens;
       rate_seconds_ = progress.seconds;
-      record(result, evaluation);
+      record(result, evaluation, measured);
     }
     show(result);
     const bool due = train.checkpoint.every > 0 && step % train.checkpoint.every == 0;

@@ -6,7 +6,7 @@ import json
 import formwork_case
 import tiny
 
-VERBS = ["train", "resume", "evaluate", "generate", "methods", "data", "bench"]
+VERBS = ["train", "resume", "evaluate", "generate", "methods", "data", "bench", "inspect"]
 TEXT = "the quick brown fox jumps over the lazy dog.\nhow now brown cow, said the dog to the fox.\n"
 
 

@@ -1,9 +1,12 @@
 #include "methods/mixer/attention.h"
 
+#include <c10/core/GradMode.h>
+
 #include <cmath>
 #include <limits>
 
 #include "kernels/attention.h"
+#include "methods/selective_observer.h"
 
 namespace formwork {
 namespace {
@@ -60,7 +63,7 @@ Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& s
                                           scores.scale, shared);
 }
 
-Tensor attention_weights(const Tensor& q, const Tensor& k, const Scores& scores) {
+Tensor attention_scores(const Tensor& q, const Tensor& k, const Scores& scores) {
   const double scale = scores.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(-1))));
   const int64_t groups = q.size(-3) / k.size(-3);
   const Tensor keys = groups == 1 ? k : k.repeat_interleave(groups, -3);
@@ -70,9 +73,21 @@ Tensor attention_weights(const Tensor& q, const Tensor& k, const Scores& scores)
     logits = logits.masked_fill(scores.allowed.logical_not(), kMinusInfinity);
   if (scores.causal)
     logits = logits.masked_fill(below_diagonal(q.size(-2), q).logical_not(), kMinusInfinity);
+  return logits;
+}
+
+Tensor attention_weights(const Tensor& q, const Tensor& k, const Scores& scores) {
   // Rows without an allowed key become 0, not NaN.
-  const Tensor weights = at::_safe_softmax(logits, -1);
+  const Tensor weights = at::_safe_softmax(attention_scores(q, k, scores), -1);
   return scores.dropout > 0.0 ? at::dropout(weights, scores.dropout, true) : weights;
+}
+
+void show_attention(const Stream& stream, const Tensor& q, const Tensor& k, Scores scores) {
+  if (!wanted(stream, "scores") && !wanted(stream, "attention")) return;
+  const c10::NoGradGuard no_grad;
+  const Tensor logits = attention_scores(q.detach(), k.detach(), scores);
+  stream.show("scores", logits);
+  stream.show("attention", at::_safe_softmax(logits, -1));
 }
 
 bool all_valid(const Tensor& valid) {

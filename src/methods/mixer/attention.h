@@ -8,6 +8,7 @@
 namespace formwork {
 
 using at::Tensor;
+struct Stream;
 
 /// What restricts and shifts the scores q·k·scale of [B,H,Nq,K] with [B,Hkv,Nk,K].
 struct Scores {
@@ -21,9 +22,16 @@ struct Scores {
 /// softmax(scores) v [B,H,Nq,V]; a query without an allowed key gives 0. Hkv divides H.
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores);
 
-/// softmax(scores) [B,H,Nq,Nk] itself; leading dimensions are free. For observers and for biases
-/// that broadcast over more dimensions than fused attention knows.
+/// The scores [B,H,Nq,Nk] themselves, -infinity at closed pairs; leading dimensions are free.
+Tensor attention_scores(const Tensor& q, const Tensor& k, const Scores& scores);
+/// softmax(scores) [B,H,Nq,Nk]; for biases that broadcast over more dimensions than fused attention
+/// knows.
 Tensor attention_weights(const Tensor& q, const Tensor& k, const Scores& scores);
+
+/// Shows "scores" and "attention" [B,H,Nq,Nk] to an observer that wants them. Fused attention forms
+/// neither, so they are computed aside, without gradients and without dropout: what the model
+/// computes stays as it is, its random numbers too.
+void show_attention(const Stream& stream, const Tensor& q, const Tensor& k, Scores scores);
 
 /// True where `valid` [B,N] has no real token after a padded one.
 bool right_padded(const Tensor& valid);

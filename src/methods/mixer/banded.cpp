@@ -61,6 +61,16 @@ Tensor bias_of_band(const Band& band, int64_t n, const BandedScores& scores, con
 
 }  // namespace
 
+Tensor open_pairs(const Band& band, int64_t n, const at::Device& device) {
+  const Tensor key = at::arange(n, at::TensorOptions(at::kLong).device(device));
+  const Tensor query = key.unsqueeze(1);
+  const Tensor start = query.floor_divide(band.block) * band.block;
+  const Tensor first = band.sliding ? query - band.back : start - band.back;
+  const Tensor last = band.sliding ? query + band.ahead : start + (band.block - 1 + band.ahead);
+  const Tensor near = (key >= first).logical_and(key <= last);
+  return band.causal ? near.logical_and(key <= query) : near;
+}
+
 Band fitted(Band band, int64_t n) {
   n = std::max<int64_t>(n, 1);
   band.block = std::min(band.block, n);

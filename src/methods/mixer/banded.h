@@ -20,6 +20,9 @@ struct Band {
   bool causal = false;
 };
 
+/// The pairs [N,N] (query, key) that the band leaves open, for observers.
+Tensor open_pairs(const Band& band, int64_t n, const at::Device& device);
+
 /// The same band for n tokens without blocks or neighbours that hold no token.
 Band fitted(Band band, int64_t n);
 

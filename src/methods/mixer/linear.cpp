@@ -5,6 +5,7 @@
 #include "methods/mixer/linear_attention.h"
 #include "methods/mixer/mixer.h"
 #include "methods/mixer/projections.h"
+#include "methods/selective_observer.h"
 
 namespace formwork {
 namespace {
@@ -103,6 +104,7 @@ class LinearMixer final : public Mixer {
       stream.show("query", all.q);
       stream.show("key", all.k);
       stream.show("value", all.v);
+      if (!state && wanted(stream, "attention")) stream.show("attention", weights(all));
     }
     if (!causal_) return linear_attention(all);
     if (!state) return causal_linear_attention(all, options_.chunk, nullptr);
@@ -112,6 +114,19 @@ class LinearMixer final : public Mixer {
     state->tensors["sum"] = sums.sum;
     state->tensors["norm"] = sums.norm;
     return y;
+  }
+
+  /// What the values are weighted with [B,H,N,N], which the mixer itself never forms. With rotary
+  /// positions some are negative.
+  Tensor weights(const LinearAttention& all) const {
+    const c10::NoGradGuard no_grad;
+    Tensor above = at::matmul(all.q, all.k.transpose(-2, -1));
+    Tensor below = at::matmul(all.q_norm, all.k_norm.transpose(-2, -1));
+    if (causal_) {
+      above = above.tril();
+      below = below.tril();
+    }
+    return above / (below.sum(-1, true) + all.eps);
   }
 
   Tensor finish(const Tensor& y, const Tensor& x, const Stream& stream) const {

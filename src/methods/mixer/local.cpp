@@ -7,6 +7,7 @@
 #include "methods/mixer/mixer.h"
 #include "methods/mixer/projections.h"
 #include "methods/mixer/ring.h"
+#include "methods/selective_observer.h"
 
 namespace formwork {
 namespace {
@@ -89,10 +90,11 @@ class Local final : public Mixer {
     if (as_released_) return released(given, stream);
     const Tensor x = hide_invalid(given, stream.valid);
     const Tensor positions = positions_of(stream, x, nullptr);
-    const Tensor y = banded_attention(position_->rotate(maps_->query(x), positions),
-                                      position_->rotate(maps_->key(x), positions), maps_->value(x),
-                                      band_, scores(stream.valid, positions));
-    return finish(y, stream);
+    const Tensor q = position_->rotate(maps_->query(x), positions);
+    const Tensor k = position_->rotate(maps_->key(x), positions);
+    const Tensor v = maps_->value(x);
+    if (stream.observer) show_pairs(q, k, v, positions, stream);
+    return finish(banded_attention(q, k, v, band_, scores(stream.valid, positions)), stream);
   }
 
   State make_state(int64_t batch, int64_t capacity, at::ScalarType type,
@@ -126,6 +128,21 @@ class Local final : public Mixer {
 
   BandedScores scores(const Tensor& valid, const Tensor& positions) const {
     return {valid, positions, position_, training() ? dropout_ : 0.0};
+  }
+
+  /// The band as a part of all N² pairs, which the mixer itself never forms.
+  void show_pairs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& positions,
+                  const Stream& stream) const {
+    stream.show("query", q);
+    stream.show("key", k);
+    stream.show("value", v);
+    if (!wanted(stream, "scores") && !wanted(stream, "attention")) return;
+    Scores all;
+    all.allowed = open_pairs(band_, q.size(2), q.device());
+    if (stream.valid.defined())
+      all.allowed = all.allowed.logical_and(stream.valid.unsqueeze(1).unsqueeze(2));
+    all.bias = position_->bias(positions, positions, q.scalar_type());
+    show_attention(stream, q, k, all);
   }
 
   /// y [B,H,N,K] → [B,N,D], 0 at padded tokens.

@@ -101,7 +101,7 @@ class Softmax final : public Mixer {
       stream.show("query", q);
       stream.show("key", k);
       stream.show("value", v);
-      stream.show("weights", attention_weights(q, k, scores));
+      show_attention(stream, q, k, scores);
     }
     const Tensor y = maps_->output(attend(q, k, v, scores));
     stream.show("output", y);

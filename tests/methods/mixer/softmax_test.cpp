@@ -153,7 +153,7 @@ TEST(property, softmax_observed) {
   stream.place = "layers.0.attn";
   stream.observer = &recorder;
   expect_same_bits("looking changes nothing", mixer->forward(x, stream), run(*mixer, x));
-  const Tensor weights = recorder.seen.at("layers.0.attn.weights");
+  const Tensor weights = recorder.seen.at("layers.0.attn.attention");
   EXPECT_EQ(weights.sizes(), at::IntArrayRef({2, 2, 5, 5}));
   expect_near("rows sum to 1", weights.sum(-1), at::ones({2, 2, 5}, at::kDouble));
   expect_near("causal", weights.triu(1), at::zeros_like(weights), 0.0);
