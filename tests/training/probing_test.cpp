@@ -16,9 +16,13 @@
 namespace formwork::test {
 namespace {
 
+/// Two layers unless `model` says otherwise; an encoder_decoder gets a task that has a source.
 std::string recipe_text(const std::string& model, const std::string& train = "") {
-  return "[task]\nkind = \"sequence\"\nproblem = \"copy\"\nlength = 16\nvalidation_items = 8\n"
-         "[model]\nwidth = 16\ndepth = 2\nheads = 2\n" +
+  const bool depth = model.find("depth =") != std::string::npos;
+  const bool source = model.find("encoder_decoder") != std::string::npos;
+  return std::string("[task]\nkind = \"sequence\"\nproblem = \"copy\"\nlength = 16\n") +
+         (source ? "source = true\n" : "") +
+         "validation_items = 8\n[model]\nwidth = 16\nheads = 2\n" + (depth ? "" : "depth = 2\n") +
          model + "\n[train]\nbatch = 4\nlog_every = 1\n[train.budget]\nsteps = 6\n" + train;
 }
 

@@ -133,7 +133,7 @@ Findings Activations::findings() {
   Findings found;
   Figures stream = figures_of("stream", "The residual stream by depth", "after",
                               {"variance", "rms", "largest", "largest/median", "fp16 headroom",
-                               "cosine with start", "branch/stream", "massive"},
+                               "cosine with start", "branch/stream after", "massive"},
                               Plot::logarithmic);
   Series variance{"", {}}, largest{"largest", {}}, count{"massive", {}};
   std::vector<double> logarithms;

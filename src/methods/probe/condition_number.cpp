@@ -14,6 +14,13 @@ struct ConditionNumberOptions {
   }
 };
 
+/// The upper one where there are two in the middle.
+double median(std::vector<double> all) {
+  if (all.empty()) return std::nan("");
+  std::sort(all.begin(), all.end());
+  return all[all.size() / 2];
+}
+
 /// Largest by smallest singular value, a matrix an item, padded tokens left out: of the embedded
 /// tokens X [N,D] before and after the conditioning; of each head's attention matrix P [N,N],
 /// values V [N,K] and output P V; and of all heads' outputs side by side. kappa(PV) <= kappa(P)
@@ -122,12 +129,6 @@ void ConditionNumber::add_attention(const std::string& place, const Tensor& atte
   }
 }
 
-double median(std::vector<double> all) {
-  if (all.empty()) return std::nan("");
-  std::sort(all.begin(), all.end());
-  return all[all.size() / 2];
-}
-
 Findings ConditionNumber::findings() {
   Findings found;
   const auto yes = [](bool holds) { return holds ? "holds" : "does not hold"; };
@@ -140,6 +141,13 @@ Findings ConditionNumber::findings() {
     tokens.rows.emplace_back(
         point, std::vector<double>{median(all), *std::max_element(all.begin(), all.end())});
   found.figures.push_back(std::move(tokens));
+  const bool deficient = std::any_of(embedded_.begin(), embedded_.end(), [](const auto& point) {
+    return std::isinf(median(point.second));
+  });
+  if (deficient)
+    found.say(
+        "infinite: the embedded tokens span fewer directions than min(N, D); a token that "
+        "occurs twice gives equal rows");
   if (layers_.empty()) {
     found.say(
         "no mixer of this model forms attention weights, so only the embedded tokens are measured");

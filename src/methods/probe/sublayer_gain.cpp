@@ -7,7 +7,7 @@ namespace {
 
 /// How much each sublayer f enlarges a vector: ||f(n)|| / ||n|| of what it reads (normed) and
 /// gives,
-/// ||f(n)|| / ||x|| of what it adds to the stream, ||x'|| / ||x|| of the stream after and before,
+/// ||f(n)|| / ||x|| of what it adds to the stream x, ||x'|| / ||x|| of the stream after and before,
 /// and the cosine of what it adds with the stream. Means over the tokens that are not padding.
 class SublayerGain final : public Probe {
  public:
@@ -44,7 +44,8 @@ class SublayerGain final : public Probe {
     Findings found;
     Figures gains = figures_of(
         "gain", "What a sublayer does to the size of vectors, means over tokens", "sublayer",
-        {"branch/input", "branch/stream", "stream after/before", "cosine of branch and stream"});
+        {"branch/input", "branch/stream before", "stream after/before",
+         "cosine of branch and stream"});
     Series branch{"", {}}, stream{"stream", {}};
     for (auto& [place, s] : sums_) {
       std::vector<double> row;

@@ -213,7 +213,7 @@ TEST(property, activations_by_depth) {
   EXPECT_EQ(figure(rows, "layers.0.attn", "variance"), 4.0);
   EXPECT_EQ(figure(rows, "layers.0.attn", "largest"), 2.0) << "the padded 18 is left out";
   EXPECT_NEAR(figure(rows, "layers.0.attn", "cosine with start"), 1.0, 1e-12);
-  EXPECT_EQ(figure(rows, "layers.0.attn", "branch/stream"), 0.5);
+  EXPECT_EQ(figure(rows, "layers.0.attn", "branch/stream after"), 0.5);
   EXPECT_EQ(figure(rows, "layers.0.attn", "fp16 headroom"), 32752.0);
   EXPECT_EQ(figure(rows, "layers.0.ffn", "massive"), 1.0);
   EXPECT_TRUE(says(found, "massive after layers.0.ffn: token 1, channel 1, -5000"));
@@ -276,7 +276,7 @@ TEST(property, sublayer_gains) {
                                       {"layers.0.attn.stream", x * 3}});
   const Figures& rows = found.figures.at(0);
   EXPECT_NEAR(figure(rows, "layers.0.attn", "branch/input"), 10.0, 1e-12);
-  EXPECT_NEAR(figure(rows, "layers.0.attn", "branch/stream"), 2.0, 1e-12);
+  EXPECT_NEAR(figure(rows, "layers.0.attn", "branch/stream before"), 2.0, 1e-12);
   EXPECT_NEAR(figure(rows, "layers.0.attn", "stream after/before"), 3.0, 1e-12);
   EXPECT_NEAR(figure(rows, "layers.0.attn", "cosine of branch and stream"), 1.0, 1e-12);
 }
