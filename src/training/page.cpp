@@ -8,12 +8,48 @@ namespace formwork {
 namespace assets {
 // Made by cmake/embed.cmake.
 std::string_view chart_js();
-std::string_view report_page();
+std::string_view page_css();
+std::string_view page_js();
 }  // namespace assets
 
-namespace {
+std::string_view page_style() {
+  return assets::page_css();
+}
 
-/// JSON that may stand inside <script>: no "</script" or "<!--" can occur in it.
+std::string_view page_script() {
+  return assets::page_js();
+}
+
+std::string_view chart_script() {
+  return assets::chart_js();
+}
+
+std::string fill_page(std::string_view page, const std::map<std::string, std::string>& texts) {
+  std::string out;
+  while (true) {
+    const size_t mark = page.find("{{");
+    out += page.substr(0, mark);
+    if (mark == std::string_view::npos) return out;
+    const size_t end = page.find("}}", mark);
+    const std::string name(page.substr(mark + 2, end - mark - 2));
+    if (name == "style")
+      out += page_style();
+    else if (name == "shared")
+      out += page_script();
+    else if (name == "chart")
+      out += chart_script();
+    else if (const auto found = texts.find(name); found != texts.end())
+      out += found->second;
+    else
+      fail("page template", "nothing was given for {{", name, "}}");
+    page.remove_prefix(end + 2);
+  }
+}
+
+std::string make_page(std::string_view page, const std::string& title, const Value& data) {
+  return fill_page(page, {{"title", for_html(title)}, {"data", for_script(data)}});
+}
+
 std::string for_script(const Value& value) {
   std::string out;
   for (const char c : write_json(value))
@@ -21,34 +57,29 @@ std::string for_script(const Value& value) {
   return out;
 }
 
-std::string for_html(const std::string& text) {
+std::string for_html(std::string_view text) {
   std::string out;
-  for (const char c : text) out += c == '<' ? "&lt;" : c == '&' ? "&amp;" : std::string(1, c);
-  return out;
-}
-
-void put(std::string& page, const std::string& mark, std::string_view text) {
-  const size_t at = page.find(mark);
-  if (at != std::string::npos) page.replace(at, mark.size(), text);
-}
-
-/// The rules between <style> and </style> of the run's report.
-std::string_view shared_style() {
-  const std::string_view page = assets::report_page();
-  const size_t start = page.find("<style>") + 7, end = page.find("</style>");
-  if (end == std::string_view::npos) fail("report.html", "its template has no </style>");
-  return page.substr(start, end - start);
-}
-
-}  // namespace
-
-std::string make_page(std::string_view page, const std::string& title, const Value& data) {
-  std::string out(page);
-  // The data last but one, and the title, which comes first: data may look like a mark itself.
-  put(out, "{{chart}}", assets::chart_js());
-  put(out, "{{style}}", shared_style());
-  put(out, "{{data}}", for_script(data));
-  put(out, "{{title}}", for_html(title));
+  for (const char c : text) {
+    switch (c) {
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '&':
+        out += "&amp;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      case '\'':
+        out += "&#39;";
+        break;
+      default:
+        out += c;
+    }
+  }
   return out;
 }
 
