@@ -40,13 +40,18 @@ std::string_view @name@() {
   target_sources(${target} PRIVATE ${source})
 endfunction()
 
-# The plotting library of report.html: Chart.js 3, one file that sets the global `Chart`.
+# The plotting library of the pages: Chart.js 3, one file that sets the global `Chart`.
 find_file(FORMWORK_CHART_JS NAMES chart.min.js Chart.min.js chart.umd.js
           PATHS /usr/share/javascript/chart.js /usr/share/nodejs/chart.js/dist
           DOC "Chart.js 3 or newer as one file (chart.min.js or chart.umd.js)")
 if(NOT FORMWORK_CHART_JS)
-  message(FATAL_ERROR "Chart.js (chart.min.js, for the page of curves of a run) was not found; on Debian: "
+  message(FATAL_ERROR "Chart.js (chart.min.js, for the plots on pages) was not found; on Debian: "
                       "libjs-chart.js; elsewhere pass -DFORMWORK_CHART_JS=/path/to/chart.min.js (version 3).")
 endif()
 formwork_embed(formwork_objects chart_js ${FORMWORK_CHART_JS})
 formwork_embed(formwork_objects report_page ${CMAKE_SOURCE_DIR}/src/training/report.html)
+formwork_embed(formwork_objects page_css ${CMAKE_SOURCE_DIR}/src/training/page.css)
+formwork_embed(formwork_objects page_js ${CMAKE_SOURCE_DIR}/src/training/page.js)
+formwork_embed(formwork_objects comparison_html ${CMAKE_SOURCE_DIR}/src/lab/comparison.html)
+formwork_embed(formwork_objects comparison_js ${CMAKE_SOURCE_DIR}/src/lab/comparison.js)
+formwork_embed(formwork_objects comparison_plots ${CMAKE_SOURCE_DIR}/src/lab/comparison_plots.js)

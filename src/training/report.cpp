@@ -11,12 +11,12 @@
 #include "formats/atomic_file.h"
 #include "formats/json.h"
 #include "training/metrics_log.h"
+#include "training/page.h"
 
 namespace formwork {
 
 namespace assets {
 // Made by cmake/embed.cmake.
-std::string_view chart_js();
 std::string_view report_page();
 }  // namespace assets
 
@@ -67,26 +67,6 @@ Value columns_of(const std::vector<Value>& lines) {
   return columns;
 }
 
-/// JSON that may stand inside <script>: no "</script" or "<!--" can occur in it.
-std::string for_script(const Value& value) {
-  std::string out;
-  for (const char c : write_json(value))
-    out += c == '<' ? std::string("\\u003c") : std::string(1, c);
-  return out;
-}
-
-std::string for_html(const std::string& text) {
-  std::string out;
-  for (const char c : text) out += c == '<' ? "&lt;" : c == '&' ? "&amp;" : std::string(1, c);
-  return out;
-}
-
-void put(std::string& page, const std::string& mark, std::string_view text) {
-  const size_t at = page.find(mark);
-  if (at == std::string::npos) fail("report.html", "its template has no ", mark);
-  page.replace(at, mark.size(), text);
-}
-
 }  // namespace
 
 std::vector<Value> thin_metrics(const std::vector<Value>& lines, int64_t most) {
@@ -133,11 +113,8 @@ std::string write_report(const std::string& run_folder) {
   if (drawn.size() < lines.size()) run["thinned"] = static_cast<int64_t>(lines.size());
   run["columns"] = columns_of(drawn);
 
-  std::string page(assets::report_page());
-  // From the last mark to the first: what is put in may look like a mark itself.
-  put(page, "{{chart}}", assets::chart_js());
-  put(page, "{{data}}", for_script(run));
-  put(page, "{{title}}", for_html(title));
+  const std::string page =
+      fill_page(assets::report_page(), {{"data", for_script(run)}, {"title", for_html(title)}});
   const std::string path = (folder / "report.html").string();
   write_file_atomically(path, page);
   return path;

@@ -28,6 +28,7 @@ class Browser:
     def __init__(self, width=1280, height=900, phone=False, dark=False, timeout=120):
         self.size, self.phone, self.dark, self.timeout = (width, height), phone, dark, timeout
         self.problems, self.count, self.buffer, self.session = [], 0, b"", None
+        self.own = ("file:", "data:")  # addresses that need no network
 
     def __enter__(self):
         self.profile = tempfile.TemporaryDirectory(prefix="formwork-browser-", ignore_cleanup_errors=True) \
@@ -85,7 +86,7 @@ class Browser:
             self.problems.append(str(params["args"]))
         if method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.problems.append(params["entry"]["text"])
-        if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:")):
+        if method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(self.own):
             self.problems.append("asked the network for " + params["request"]["url"])
         return message
 
@@ -106,8 +107,13 @@ class Browser:
                 return answer["result"]
 
     def open(self, path):
-        """Opens a file and waits until it is loaded."""
-        self.call("Page.navigate", url="file://" + os.path.abspath(path))
+        """Opens a file, or an address http://127.0.0.1..., and waits until it is loaded."""
+        address = str(path)
+        if address.startswith("http://127.0.0.1:"):
+            self.own += (address,)
+        else:
+            address = "file://" + os.path.abspath(path)
+        self.call("Page.navigate", url=address)
         deadline = time.monotonic() + self.timeout
         while self._message(deadline).get("method") != "Page.loadEventFired":
             pass
