@@ -55,3 +55,6 @@ formwork_embed(formwork_objects page_js ${CMAKE_SOURCE_DIR}/src/training/page.js
 formwork_embed(formwork_objects comparison_html ${CMAKE_SOURCE_DIR}/src/lab/comparison.html)
 formwork_embed(formwork_objects comparison_js ${CMAKE_SOURCE_DIR}/src/lab/comparison.js)
 formwork_embed(formwork_objects comparison_plots ${CMAKE_SOURCE_DIR}/src/lab/comparison_plots.js)
+formwork_embed(formwork_objects method_page ${CMAKE_SOURCE_DIR}/src/lab/method_page.html)
+formwork_embed(formwork_objects methods_css ${CMAKE_SOURCE_DIR}/src/lab/methods.css)
+formwork_embed(formwork_objects methods_js ${CMAKE_SOURCE_DIR}/src/lab/methods.js)

@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -5,6 +7,8 @@
 #include "cli/console.h"
 #include "cli/verbs.h"
 #include "core/registry.h"
+#include "lab/method_fit.h"
+#include "lab/method_pages.h"
 
 namespace formwork {
 namespace {
@@ -37,16 +41,9 @@ Value describe(const MethodInfo& method) {
   return entry;
 }
 
-/// Recipes write the depth axis as model.depth_plan, since model.depth is the number of layers.
-std::string key_of(const std::string& axis) {
-  if (axis == "task" || axis == "optimizer" || axis == "schedule") return axis;
-  if (axis == "constraint") return "[[constraint]]";
-  return axis == "depth" ? "model.depth_plan" : "model." + axis;
-}
-
 void print_method(const MethodInfo& method) {
-  std::printf("%s = \"%s\"    %s\n", (key_of(method.axis) + ".kind").c_str(), method.name.c_str(),
-              method.summary.c_str());
+  std::printf("%s = \"%s\"    %s\n", (recipe_key(method.axis) + ".kind").c_str(),
+              method.name.c_str(), method.summary.c_str());
   std::printf("paper: %s\n", method.paper.c_str());
   const std::vector<OptionInfo> options = options_of(method);
   if (options.empty()) std::printf("no options\n");
@@ -79,10 +76,22 @@ void methods(const std::string& axis, const std::string& name, bool json) {
   std::string last;
   for (const MethodInfo* method : chosen) {
     if (method->axis != last)
-      std::printf("%s%s\n", last.empty() ? "" : "\n", key_of(method->axis).c_str());
+      std::printf("%s%s\n", last.empty() ? "" : "\n", recipe_key(method->axis).c_str());
     last = method->axis;
     std::printf("  %-16s %s\n", method->name.c_str(), method->summary.c_str());
   }
+}
+
+void write_pages(MethodPagesRequest request) {
+  if (::isatty(STDERR_FILENO) != 0)
+    request.progress = [](int64_t done, int64_t all, const std::string& name) {
+      std::fprintf(stderr, "\r\033[Kmeasuring %lld of %lld: %s", static_cast<long long>(done + 1),
+                   static_cast<long long>(all), name.c_str());
+      if (done + 1 == all) std::fprintf(stderr, "\r\033[K");
+    };
+  const int64_t count = write_method_pages(request);
+  std::printf("%lld methods: %s/index.html\n", static_cast<long long>(count),
+              request.folder.c_str());
 }
 
 }  // namespace
@@ -91,6 +100,7 @@ void add_methods_verb(CLI::App& app) {
   struct Request {
     std::string axis, name;
     bool json = false;
+    MethodPagesRequest pages;
   };
   const auto request = std::make_shared<Request>();
   CLI::App* verb = app.add_subcommand("methods", "what can be chosen on each axis, with options");
@@ -98,12 +108,26 @@ void add_methods_verb(CLI::App& app) {
   verb->add_option("name", request->name, "one method with its options, ranges and paper");
   verb->add_flag("--json", request->json,
                  "a list of {axis, name, specification, paper, summary, options}");
+  CLI::Option* docs = verb->add_option("--docs", request->pages.folder,
+                                       "write a site about all methods into this folder")
+                          ->type_name("FOLDER")
+                          ->excludes("axis");
+  verb->add_option("--results", request->pages.results,
+                   "show the verdicts that formwork claims wrote into this folder")
+      ->type_name("FOLDER")
+      ->needs(docs);
+  verb->add_flag("--measure", request->pages.measure, "time every method on this machine (minutes)")
+      ->needs(docs);
   verb->footer(
       "Examples:\n"
       "  formwork methods\n"
       "  formwork methods position rotary\n"
-      "  formwork methods --json");
-  verb->callback([request] { methods(request->axis, request->name, request->json); });
+      "  formwork methods --json\n"
+      "  formwork methods --docs site --measure");
+  verb->callback([request] {
+    if (!request->pages.folder.empty()) return write_pages(request->pages);
+    methods(request->axis, request->name, request->json);
+  });
 }
 
 }  // namespace formwork
