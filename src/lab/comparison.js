@@ -2,6 +2,7 @@
 let summary = JSON.parse(byId('data').textContent), variants = [], baseline = null;
 const settings = {axis: 'step', curve: 'validation_curve', log: false, cost: null, quality: 'metric', sort: null, down: false, hidden: new Set(), probeStep: {}};
 const known = (value) => value !== null && value !== undefined && !Number.isNaN(value);
+const has = (v, part) => Boolean(v && v[part] && known(v[part].mean));
 const listed = (list) => list.length < 2 ? list.join('') : list.slice(0, -1).join(', ') + ' and ' + list[list.length - 1];
 
 // ---- how results are written
@@ -42,7 +43,7 @@ function milliseconds(value) { return known(value) ? (value >= 1000 ? duration(v
 const two = (above, below, kind) => below ? [above, element('div', {class: 'note ' + (kind || '')}, below)] : [above];
 function meanColumn(part) {
   return {key: part, name: capital(partName(part)), low: !higherIsBetter(part), value: (v) => v[part] && v[part].mean,
-    cell: (v) => two(spread(part, v[part]) || '–', v[part] && doneRuns(v) < v.runs.length ? doneRuns(v) + ' of ' + v.runs.length + ' seeds' : '')};
+    cell: (v) => two(spread(part, v[part]) || '–', has(v, part) && doneRuns(v) < v.runs.length ? doneRuns(v) + ' of ' + v.runs.length + ' seeds' : '')};
 }
 function differenceColumn(part) {
   return {key: part + '_difference', name: capital(partName(part)) + ' against ' + (baseline ? baseline.name : 'baseline'), low: !higherIsBetter(part),
@@ -51,10 +52,10 @@ function differenceColumn(part) {
       if (v === baseline) return [element('span', {class: 'soft'}, 'baseline')];
       const found = v.against_baseline && v.against_baseline[part];
       if (!found || !known(found.difference)) return found && found.verdict ? [element('div', {class: 'note'}, found.verdict)] : ['–'];
-      const sign = found.difference < 0 ? '\u2212' : '+', kind = tone(told(v, part));
+      const sign = found.difference < 0 ? '\u2212' : found.difference > 0 ? '+' : '', kind = tone(told(v, part));
       const words = whole(found.verdict || '') + (known(found.p) ? ', ' + chance(found.p) : '');
       return [...two(element('span', {class: kind}, sign + amount(part, found.difference)), words, kind),
-        ...(!kind && known(found.smallest_detectable) ? [element('div', {class: 'note'}, whole('detects ' + amount(part, found.smallest_detectable)))] : [])];
+        ...(!kind && found.smallest_detectable > 0 ? [element('div', {class: 'note'}, whole('detects ' + amount(part, found.smallest_detectable)))] : [])];
     }};
 }
 function plainColumn(key, name, written, low) {
@@ -69,8 +70,8 @@ function columns() {
     {key: 'name', name: 'Variant', value: (v) => v.name, low: true, cell: nameCell},
     meanColumn('metric'), differenceColumn('metric'), meanColumn('loss'), differenceColumn('loss'),
     plainColumn('parameters', 'Parameters', (n) => compact(n), true),
-    plainColumn('flops_per_token', 'FLOPs a token', (n) => compact(n), true),
-    plainColumn('tokens_per_second', 'Tokens a second', (n) => compact(n), false),
+    plainColumn('flops_per_token', 'FLOPs/token', (n) => compact(n), true),
+    plainColumn('tokens_per_second', 'Tokens/s', (n) => compact(n), false),
     plainColumn('peak_memory_bytes', 'Peak memory', bytes, true),
     {key: 'latency', name: 'Latency', low: true, value: (v) => latency(v, 'batch_1'),
       cell: (v) => known(latency(v, 'batch_1')) ? two(milliseconds(latency(v, 'batch_1')), known(latency(v, 'training_batch')) ? whole('batch ' + milliseconds(latency(v, 'training_batch'))) : '') : ['–']},
@@ -113,7 +114,7 @@ function drawTable() {
     return [c, values.length > 1 && !/difference|stability/.test(c.key) ? Math[c.low ? 'min' : 'max'](...values) : null];
   }));
   const rows = shown.map((v) => {
-    const row = element('tr', {'data-variant': v.name}), merged = !v.metric && !v.loss;
+    const row = element('tr', {'data-variant': v.name}), merged = !has(v, 'metric') && !has(v, 'loss');
     for (const c of all) {
       if (merged && /^(metric|loss)/.test(c.key)) {
         if (c.key === 'metric') row.append(element('td', {class: 'why' + (isBad(v) ? ' bad' : ''), colspan: 4}, sentence(v)));
@@ -135,17 +136,17 @@ function drawTable() {
 // ---- words
 function findings() {
   const lines = [], say = (v, ...parts) => lines.push(element('li', v ? {style: '--colour: var(--v' + v.colour + ')'} : {}, ...parts));
-  const part = variants.some((v) => v.metric && known(v.metric.mean)) ? 'metric' : 'loss', strong = (v) => element('b', {}, v.name);
-  const done = variants.filter((v) => v.status === 'done' && v[part] && known(v[part].mean));
+  const part = variants.some((v) => has(v, 'metric')) ? 'metric' : 'loss', strong = (v) => element('b', {}, v.name);
+  const done = variants.filter((v) => v.status === 'done' && has(v, part));
   if (!done.length) { say(null, 'No variant has a result yet.'); return lines; }
-  if (baseline && baseline[part]) say(baseline, strong(baseline), ' (the baseline): ', partName(part) + ' ' + spread(part, baseline[part]) + '.');
+  if (has(baseline, part)) say(baseline, strong(baseline), ' (the baseline): ', partName(part) + ' ' + spread(part, baseline[part]) + '.');
   for (const v of done.filter((one) => one !== baseline && told(one, part)).sort((a, b) => told(b, part) - told(a, part))) {
     const found = v.against_baseline[part], kind = tone(told(v, part));
     say(v, strong(v), ': ' + partName(part) + ' ' + spread(part, v[part]) + ', ', element('span', {class: kind}, amount(part, found.difference) + (found.difference > 0 ? ' higher' : ' lower')),
       known(found.p) ? ' (' + chance(found.p) + ').' : '.');
   }
   const same = done.filter((v) => v !== baseline && !told(v, part) && v.against_baseline && v.against_baseline[part]);
-  const seen = same.map((v) => v.against_baseline[part].smallest_detectable).filter(known);
+  const seen = same.map((v) => v.against_baseline[part].smallest_detectable).filter((size) => size > 0);
   if (same.length) say(null, 'No difference seen for ', listed(same.map((v) => v.name)), seen.length ? '; ' + doneRuns(same[0]) + ' seeds could have shown ' + amount(part, Math.max(...seen)) + ' or more.' : '.');
   for (const [status, words] of [['diverged', 'diverged'], ['failed', 'could not be trained']]) {
     const those = variants.filter((v) => v.status === status);

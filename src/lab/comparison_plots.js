@@ -106,12 +106,15 @@ const whiskers = {  // the deviation over seeds, and the names
   },
 };
 function drawCost() {
-  const part = variants.some((v) => v.metric && known(v.metric.mean)) ? settings.quality : 'loss';
-  const able = Object.keys(costs).filter((key) => variants.some((v) => known(costs[key][1](v)) && v[part]));
+  const part = variants.some((v) => has(v, 'metric')) ? settings.quality : 'loss';
+  const able = Object.keys(costs).filter((key) => variants.some((v) => known(costs[key][1](v)) && has(v, part)));
   if (!able.length) return;
-  if (!able.includes(settings.cost)) settings.cost = able[0];
+  if (!able.includes(settings.cost)) settings.cost = able.find((key) => {  // one in which they differ
+    const values = variants.filter((v) => has(v, part)).map(costs[key][1]).filter(known);
+    return Math.max(...values) > 1.01 * Math.min(...values);
+  }) || able[0];
   const [costName, cost, written] = costs[settings.cost], scale = isShare(part) ? 100 : 1, higher = higherIsBetter(part);
-  const points = visible().filter((v) => v.status === 'done' && v[part] && known(v[part].mean) && known(cost(v))).map((v) => (
+  const points = visible().filter((v) => v.status === 'done' && has(v, part) && known(cost(v))).map((v) => (
     {x: cost(v), y: v[part].mean * scale, deviation: known(v[part].deviation) ? v[part].deviation * scale : 0, v}));
   const front = paretoFront(points, higher);
   const sets = points.map((p) => ({type: 'scatter', label: p.v.name, variant: p.v.name, data: [p], backgroundColor: paint(p.v), borderColor: paint(p.v), pointRadius: 5.5, pointHoverRadius: 7, order: 1}));
@@ -126,15 +129,15 @@ function drawCost() {
   options.interaction = {mode: 'nearest', intersect: true};
   const pick = element('select', {id: 'cost', 'aria-label': 'cost', onchange: () => { settings.cost = pick.value; draw(); }},
     ...able.map((key) => element('option', {value: key, ...(key === settings.cost ? {selected: ''} : {})}, costs[key][0])));
-  chartCard('Quality against cost', {type: 'scatter', data: {datasets: sets}, options, plugins: [whiskers]}, {id: 'cost', keys: [key(colour('mark'), 'Pareto front')],
+  chartCard('Quality against cost', {type: 'scatter', data: {datasets: sets}, options, plugins: [whiskers]}, {id: 'cost', wide: probeNames().length % 2 === 0, keys: [key(colour('mark'), 'Pareto front')],
     label: partName(part) + ' against ' + costName, tools: [
-      ...(variants.some((v) => v.metric) ? [choice('quality', {metric: partName('metric'), loss: 'loss'}, part, (value) => { settings.quality = value; draw(); })] : []), pick]});
+      ...(variants.some((v) => has(v, 'metric')) ? [choice('quality', {metric: partName('metric'), loss: 'loss'}, part, (value) => { settings.quality = value; draw(); })] : []), pick]});
 }
 
 // ---- probes: a value for every layer
+const probeNames = () => [...new Set(variants.flatMap((v) => Object.keys(v.probes || {})))];
 function drawProbes() {
-  const names = [...new Set(variants.flatMap((v) => Object.keys(v.probes || {})))];
-  for (const name of names) {
+  for (const name of probeNames()) {
     const steps = [...new Set(variants.flatMap((v) => v.probes && v.probes[name] ? v.probes[name].step : []))].sort((a, b) => a - b);
     if (!steps.length) continue;
     if (!steps.includes(settings.probeStep[name])) settings.probeStep[name] = steps[steps.length - 1];
@@ -166,7 +169,7 @@ function draw() {
 }
 function drawBar() {
   const toggle = (v) => { settings.hidden.has(v.name) ? settings.hidden.delete(v.name) : settings.hidden.add(v.name); drawBar(); draw(); };
-  const shown = variants.filter((v) => hasCurve(v, 'curve') || hasCurve(v, 'validation_curve') || hasCurve(v, 'metric_curve') || v.metric || v.probes);
+  const shown = variants.filter((v) => hasCurve(v, 'curve') || hasCurve(v, 'validation_curve') || hasCurve(v, 'metric_curve') || has(v, 'metric') || v.probes);
   byId('bar').replaceChildren(element('div', {class: 'group'}, element('div', {class: 'chips', role: 'group', 'aria-label': 'variants that are drawn'},
     ...shown.map((v) => element('button', {type: 'button', class: 'chip', title: v.name, 'aria-pressed': String(!settings.hidden.has(v.name)), onclick: () => toggle(v)}, ...label(v).map((part) => { part.classList.remove('label'); return part; }))))));
   byId('bar').hidden = !shown.length;

@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "formats/atomic_file.h"
 #include "formats/json.h"
+#include "lab/html.h"
 #include "lab/method_cost.h"
 #include "lab/method_docs.h"
 #include "lab/method_fit.h"
@@ -30,65 +31,20 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using html::card, html::cell, html::code, html::linked, html::tag;
+
 /// A verdict that `formwork claims` computed.
-struct Verdict {
+struct ClaimVerdict {
   std::string statement, verdict;
 };
 
 /// One site being written.
 struct Pages {
   const MethodPagesRequest& request;
-  std::multimap<std::string, Verdict> verdicts;  // by specification
+  std::multimap<std::string, ClaimVerdict> verdicts;  // by specification
   std::map<const MethodInfo*, MethodCost> costs;
   Value machine;
 };
-
-std::string tag(const std::string& name, const std::string& inside,
-                const std::string& attributes = "") {
-  return "<" + name + (attributes.empty() ? "" : " " + attributes) + ">" + inside + "</" + name +
-         ">";
-}
-
-std::string cell(const std::string& inside, const std::string& kind = "") {
-  return tag("td", inside, kind.empty() ? "" : "class=\"" + kind + "\"");
-}
-
-std::string code(std::string_view text) {
-  return tag("code", for_html(text));
-}
-
-std::string card(const std::string& name, const std::string& inside,
-                 const std::string& kind = "card", const std::string& id = "") {
-  return tag("section", tag("h2", name) + inside,
-             "class=\"" + kind + "\"" + (id.empty() ? "" : " id=\"" + for_html(id) + "\"")) +
-         "\n";
-}
-
-/// Whether `text` from `at` on is an arXiv number such as 1910.07467; its length, or 0.
-size_t arxiv_length(std::string_view text, size_t at) {
-  size_t length = 0;
-  while (at + length < text.size() &&
-         (length == 4 ? text[at + length] == '.'
-                      : isdigit(static_cast<unsigned char>(text[at + length])) != 0))
-    ++length;
-  const bool inside =
-      at > 0 && (isdigit(static_cast<unsigned char>(text[at - 1])) != 0 || text[at - 1] == '.');
-  return !inside && length >= 9 && length <= 10 ? length : 0;
-}
-
-/// Text for a page, its arXiv numbers as links.
-std::string linked(std::string_view text, bool named = false) {
-  std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const size_t length = arxiv_length(text, at);
-    const std::string part(text.substr(at, std::max<size_t>(1, length)));
-    out += length == 0 ? for_html(part)
-                       : tag("a", (named ? "arXiv " : "") + part,
-                             "href=\"https://arxiv.org/abs/" + part + "\"");
-    at += part.size();
-  }
-  return out;
-}
 
 std::string link_to(const MethodInfo& method, const std::string& root) {
   return tag("a", for_html(method.name),
@@ -300,8 +256,8 @@ void write_index(const Pages& pages) {
 }
 
 /// The verdicts in claims.json of a folder that `formwork claims` wrote.
-std::multimap<std::string, Verdict> read_verdicts(const std::string& folder) {
-  std::multimap<std::string, Verdict> verdicts;
+std::multimap<std::string, ClaimVerdict> read_verdicts(const std::string& folder) {
+  std::multimap<std::string, ClaimVerdict> verdicts;
   if (folder.empty()) return verdicts;
   const std::string path = (fs::path(folder) / "claims.json").string();
   std::ifstream in(path, std::ios::binary);
@@ -311,8 +267,8 @@ std::multimap<std::string, Verdict> read_verdicts(const std::string& folder) {
   const List* list = (inner ? *inner : read).get<List>();
   check(list != nullptr, path, "holds ", read.kind(), "; a list of claims was expected");
   for (const Value& claim : *list)
-    verdicts.emplace(text_of(claim, "slug"),
-                     Verdict{text_of(claim, "statement"), text_of(claim, "verdict")});
+    verdicts.emplace(text_of(claim, claim.find("specification") ? "specification" : "slug"),
+                     ClaimVerdict{text_of(claim, "statement"), text_of(claim, "verdict")});
   return verdicts;
 }
 
