@@ -46,6 +46,10 @@ std::string fill_page(std::string_view page, const std::map<std::string, std::st
   }
 }
 
+std::string make_page(std::string_view page, const std::string& title, const Value& data) {
+  return fill_page(page, {{"title", for_html(title)}, {"data", for_script(data)}});
+}
+
 std::string for_script(const Value& value) {
   std::string out;
   for (const char c : write_json(value))

@@ -14,6 +14,9 @@ namespace formwork {
 /// again. Fails on a name that is not known.
 std::string fill_page(std::string_view page, const std::map<std::string, std::string>& texts);
 
+/// The page of a template that needs its {{title}} and {{data}} (JSON for a <script>).
+std::string make_page(std::string_view page, const std::string& title, const Value& data);
+
 /// The same shared files, for pages that link to them.
 std::string_view page_style();
 std::string_view page_script();

@@ -113,10 +113,8 @@ std::string write_report(const std::string& run_folder) {
   if (drawn.size() < lines.size()) run["thinned"] = static_cast<int64_t>(lines.size());
   run["columns"] = columns_of(drawn);
 
-  const std::string page =
-      fill_page(assets::report_page(), {{"data", for_script(run)}, {"title", for_html(title)}});
   const std::string path = (folder / "report.html").string();
-  write_file_atomically(path, page);
+  write_file_atomically(path, make_page(assets::report_page(), title, run));
   return path;
 }
 
