@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kBatch = 4;
 constexpr int64_t kLeastRounds = 3;
-constexpr double kMostSeconds = 0.4;  // a size, after the least rounds
+constexpr double kMostSeconds = 0.1;  // a size, after the least rounds
 
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
