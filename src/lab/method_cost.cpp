@@ -95,7 +95,7 @@ std::optional<MethodCost> measure_cost(const MethodInfo& method) {
   cost.baseline = default_of(method.axis);
   cost.what = is_optimizer ? "a step of the optimizer"
                            : "forward and backward of a small model (2 layers, width 64, batch 4)";
-  cost.size = is_optimizer ? "width of four square matrices" : "tokens";
+  cost.size = is_optimizer ? "channels (four square matrices)" : "tokens";
   for (const int64_t size : {32, 64, 128, 256}) {
     if (is_optimizer) {
       time_both(optimizer_work(method.name, size), optimizer_work(cost.baseline, size), cost);

@@ -76,7 +76,8 @@ std::string options_table(const MethodInfo& method) {
   return tag("table",
              tag("thead", tag("tr", tag("th", "key") + tag("th", "meaning") + tag("th", "default") +
                                         tag("th", "valid") + tag("th", "type"))) +
-                 tag("tbody", rows));
+                 tag("tbody", rows),
+             "class=\"options\"");
 }
 
 std::string recipe_text(const MethodInfo& method) {
@@ -126,7 +127,7 @@ std::string facts_table(const Pages& pages, const MethodInfo& method) {
     const MethodCost& c = cost->second;
     if (c.baseline != method.name)
       row("cost", join_text(ratio(c), " the time of ", for_html(c.baseline), " at ", c.sizes.back(),
-                            " (", for_html(c.size), ")"));
+                            " ", for_html(c.size)));
   }
   return tag("table", tag("tbody", rows), "class=\"facts\"");
 }

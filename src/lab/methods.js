@@ -12,10 +12,10 @@ function draw() {
   if (data.name !== cost.baseline) sets.push(line(cost.baseline + ' (the default)', cost.standard, colour('mark'), [5, 4]));
   const axis = (name, more) => ({grid: grid(), ...more, ticks: {color: colour('soft'), ...more.ticks}, title: {display: true, text: name, color: colour('soft')}});
   chartCard('Cost on this machine', {type: 'line', data: {datasets: sets}, options: {...still, interaction: {mode: 'each', intersect: false},
-    scales: {x: axis(cost.size, {type: 'logarithmic', afterBuildTicks: (scale) => { scale.ticks = cost.sizes.map((value) => ({value})); }, ticks: {callback: (v) => grouped(v)}}),
+    scales: {x: axis(cost.size, {type: 'logarithmic', min: cost.sizes[0] / 1.2, max: cost.sizes[cost.sizes.length - 1] * 1.1, afterBuildTicks: (scale) => { scale.ticks = cost.sizes.map((value) => ({value})); }, ticks: {callback: (v) => grouped(v)}}),
       y: axis('time', {min: 0, ticks: {maxTicksLimit: 6, callback: time}})},
     plugins: {legend: {display: false}, tooltip: {...tooltipStyle(), itemSort: (a, b) => b.parsed.y - a.parsed.y, callbacks: {
-      title: (items) => items.length ? grouped(items[0].parsed.x) + ' ' + (cost.size === 'tokens' ? 'tokens' : 'wide') : '', label: (item) => ' ' + item.dataset.label + '  ' + time(item.parsed.y)}}}}},
+      title: (items) => items.length ? grouped(items[0].parsed.x) + ' ' + cost.size : '', label: (item) => ' ' + item.dataset.label + '  ' + time(item.parsed.y)}}}}},
   {wide: true, id: 'cost', label: 'time of ' + cost.what, keys: sets.map((set) => key(set.borderColor, set.label))});
 }
 const find = byId('find');
