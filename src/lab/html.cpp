@@ -43,6 +43,12 @@ std::string card(const std::string& name, const std::string& inside, const std::
   return tag("section", tag("h2", name) + inside, attributes) + "\n";
 }
 
+std::string arxiv_number(std::string_view text) {
+  for (size_t at = 0; at < text.size(); ++at)
+    if (const size_t length = arxiv_length(text, at)) return std::string(text.substr(at, length));
+  return "";
+}
+
 std::string linked(std::string_view text, bool named) {
   std::string out;
   for (size_t at = 0; at < text.size();) {

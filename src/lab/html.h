@@ -16,7 +16,9 @@ std::string code(std::string_view text);
 /// A framed section; `name` and `inside` are HTML, `id` is text.
 std::string card(const std::string& name, const std::string& inside,
                  const std::string& kind = "card", const std::string& id = "");
-/// Text whose arXiv numbers (1910.07467) become links, said to be arXiv's with `named`.
+/// The first arXiv number (1910.07467) in a text, or "".
+std::string arxiv_number(std::string_view text);
+/// Text whose arXiv numbers become links, said to be arXiv's with `named`.
 std::string linked(std::string_view text, bool named = false);
 
 }  // namespace formwork::html

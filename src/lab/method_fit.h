@@ -19,8 +19,8 @@ const std::vector<ModelUse>& model_uses();
 
 /// Where an axis stands in a recipe: "model.norm", "optimizer", "model.depth_plan", ...
 std::string recipe_key(const std::string& axis);
-/// The method that a recipe gets which names none on this axis; empty for lists such as constraint
-/// and for axes that no recipe names.
+/// The method that a recipe gets which names none on this axis; empty for tasks, for lists
+/// such as constraint and for axes that no recipe names.
 std::string default_of(const std::string& axis);
 /// Whether a choice on this axis is part of the model.
 bool is_model_axis(const std::string& axis);

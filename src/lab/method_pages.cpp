@@ -214,8 +214,9 @@ void write_index(const Pages& pages) {
   std::map<std::string, std::vector<const MethodInfo*>> axes, papers;
   for (const MethodInfo* method : catalogue()) {
     axes[method->axis].push_back(method);
+    const std::string number = html::arxiv_number(method->paper);  // one paper, however cited
     if (!method->paper.empty() && method->paper != "no paper")
-      papers[method->paper].push_back(method);
+      papers[number.empty() ? method->paper : number].push_back(method);
   }
   std::string body = header("Methods");
   body +=

@@ -59,6 +59,10 @@ TEST(unit, method_pages) {
   const std::string glu = folder.read("site/channel/glu.html");
   EXPECT_NE(glu.find("one of swiglu, geglu"), std::string::npos);  // a range
   EXPECT_NE(glu.find("[model.channel]"), std::string::npos);
+  const std::string index = folder.read("site/index.html");  // one entry a paper
+  const std::string by_paper = index.substr(index.find("id=\"by-paper\""));
+  EXPECT_NE(by_paper.find(">arXiv 1706.03762</a></td>"), std::string::npos);
+  EXPECT_EQ(by_paper.find("Vaswani et al. 2017"), std::string::npos);
   request.results = folder.file("none");
   test::expect_error([&] { write_method_pages(request); }, Fault::request,
                      {"claims.json", "--results"});
@@ -88,6 +92,7 @@ TEST(unit, method_fits) {
   EXPECT_EQ(default_of("depth"), "unique");
   EXPECT_EQ(default_of("optimizer"), "adamw");
   EXPECT_EQ(default_of("constraint"), "");
+  EXPECT_EQ(default_of("task"), "");
   EXPECT_TRUE(is_model_axis("depth"));
   EXPECT_FALSE(is_model_axis("schedule"));
 }
