@@ -42,8 +42,7 @@ Value describe(const MethodInfo& method) {
 }
 
 void print_method(const MethodInfo& method) {
-  std::printf("%s = \"%s\"    %s\n", (recipe_key(method.axis) + ".kind").c_str(),
-              method.name.c_str(), method.summary.c_str());
+  std::printf("%s    %s\n", choice_text(method).c_str(), method.summary.c_str());
   std::printf("paper: %s\n", method.paper.c_str());
   const std::vector<OptionInfo> options = options_of(method);
   if (options.empty()) std::printf("no options\n");

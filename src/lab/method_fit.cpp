@@ -81,7 +81,16 @@ const std::vector<ModelUse>& model_uses() {
 std::string recipe_key(const std::string& axis) {
   if (axis == "task" || is_of_training(axis)) return axis;
   if (axis == "constraint") return "[[constraint]]";
+  if (axis == "probe") return "train.probe";
+  if (axis == "transform") return "formwork convert --transform";
   return axis == "depth" ? "model.depth_plan" : "model." + axis;
+}
+
+std::string choice_text(const MethodInfo& method) {
+  const std::string key = recipe_key(method.axis);
+  if (method.axis == "transform") return key + " " + method.name;
+  if (method.axis == "probe") return key + ".kinds = [\"" + method.name + "\"]";  // a list of names
+  return key + ".kind = \"" + method.name + "\"";
 }
 
 std::string default_of(const std::string& axis) {

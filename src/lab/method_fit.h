@@ -19,6 +19,8 @@ const std::vector<ModelUse>& model_uses();
 
 /// Where an axis stands in a recipe: "model.norm", "optimizer", "model.depth_plan", ...
 std::string recipe_key(const std::string& axis);
+/// How one chooses a method: `model.norm.kind = "rms_norm"`, or the command that takes it.
+std::string choice_text(const MethodInfo& method);
 /// The method that a recipe gets which names none on this axis; empty for tasks, for lists
 /// such as constraint and for axes that no recipe names.
 std::string default_of(const std::string& axis);

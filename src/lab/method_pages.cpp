@@ -80,9 +80,12 @@ std::string options_table(const MethodInfo& method) {
              "class=\"options\"");
 }
 
+/// The choice as a recipe writes it: the table on a line of its own.
 std::string recipe_text(const MethodInfo& method) {
-  const std::string key = recipe_key(method.axis);
-  return (key.starts_with("[") ? key : "[" + key + "]") + "\nkind = \"" + method.name + "\"\n";
+  const std::string key = recipe_key(method.axis), choice = choice_text(method);
+  if (!choice.starts_with(key + ".")) return choice + "\n";
+  return (key.starts_with("[") ? key : "[" + key + "]") + "\n" + choice.substr(key.size() + 1) +
+         "\n";
 }
 
 /// For each axis the methods that go with this one, and those that do not with the reason.
@@ -178,7 +181,7 @@ void write_method(const Pages& pages, const MethodInfo& method) {
   body += card("What it does",
                (comment.empty() ? "" : tag("p", linked(comment), "class=\"about-text\"")) +
                    facts_table(pages, method));
-  body += card("In a recipe", tag("pre", for_html(recipe_text(method))));
+  body += card("How to choose it", tag("pre", for_html(recipe_text(method))));
   body += card("Options", options_table(method));
   Value data;
   data["name"] = method.name;
