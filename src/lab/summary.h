@@ -18,8 +18,4 @@ Value summarise(const ComparisonFolder& folder, const Value& latency, int64_t jo
 /// and measured only where that lacks a variant.
 void measure_latencies(const ComparisonFolder& folder);
 
-/// How often a loss jumped: lines more than 6 robust deviations (of the 64 lines before) and a
-/// quarter above the median of these; neighbouring lines are one spike.
-int64_t count_spikes(const std::vector<double>& losses);
-
 }  // namespace formwork
