@@ -1,10 +1,8 @@
 #include "lab/summary.h"
 
 #include <algorithm>
-#include <cmath>
 #include <ctime>
 #include <filesystem>
-#include <map>
 
 #include "lab/curves.h"
 #include "lab/figures.h"
