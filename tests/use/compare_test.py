@@ -125,7 +125,6 @@ class Results(CompareCase):
         self.assertEqual(base["runs"][0]["steps"], 12)
         self.assertEqual(base["runs"][0]["tokens"], summary["budget"])
 
-
     def test_watch(self):
         process = self.start("compare", self.recipe, "--out", self.out, "--watch", "0",
                              *tiny.given(["train.budget.steps=3000"]))
