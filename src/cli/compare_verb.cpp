@@ -33,8 +33,9 @@ std::string typed() {
 void print_results(const ComparisonFolder& folder, const Value& summary, bool json) {
   if (json) return print_json(summary);
   std::printf("%s\n", summary_text(summary).c_str());
-  std::printf("table    %s\nnumbers  %s, summary.csv, runs.csv\n",
-              folder.file("summary.md").c_str(), folder.file("summary.json").c_str());
+  std::printf("report   %s\ntable    %s\nnumbers  %s, summary.csv, runs.csv\n",
+              folder.file("report.html").c_str(), folder.file("summary.md").c_str(),
+              folder.file("summary.json").c_str());
 }
 
 void print_missing(const ComparisonFolder& folder) {
@@ -109,6 +110,9 @@ void add_options(CLI::App* verb, const std::shared_ptr<Request>& request) {
   verb->add_option("--write-jobs", request->write_jobs,
                    "train nothing; write one shell command a run to this file, - for the screen");
   verb->add_option("--only", request->only, "train this run alone, such as baseline/seed-1");
+  verb->add_option("--watch", what.watch,
+                   "port: serve the report to this machine's browsers while it grows")
+      ->check(CLI::Range(0, 65535));
   verb->add_flag("--collect", request->collect,
                  "train nothing; gather what the runs have made, and name those that are missing");
   verb->add_flag("--retry", what.retry, "train runs again that failed");

@@ -8,9 +8,11 @@
 #include "formats/json.h"
 #include "lab/figures.h"
 #include "lab/live_table.h"
+#include "lab/report.h"
 #include "lab/runner.h"
 #include "lab/summary.h"
 #include "lab/tables.h"
+#include "lab/watch.h"
 #include "training/launch.h"
 #include "training/machine.h"
 
@@ -36,6 +38,12 @@ std::string shell_word(const std::string& word) {
 int64_t usable_cores() {
   return std::max<int64_t>(
       1, static_cast<int64_t>(number_at(describe_machine(), "cores").value_or(1)));
+}
+
+/// What is known so far; measures nothing.
+Value summary_so_far(const ComparisonFolder& folder, const MachineShare& share) {
+  return summarise(folder, read_json_if_there(folder.file("latency.json")), share.jobs,
+                   share.threads);
 }
 
 }  // namespace
@@ -70,12 +78,12 @@ MachineShare share_machine(int64_t jobs, const Plan& plan) {
 }
 
 Value write_results(const ComparisonFolder& folder, bool latencies, const MachineShare& share) {
-  const Value measured =
-      latencies ? measure_latencies(folder) : read_json_if_there(folder.file("latency.json"));
-  const Value summary = summarise(folder, measured, share.jobs, share.threads);
+  if (latencies) measure_latencies(folder);
+  const Value summary = summary_so_far(folder, share);
   write_file_atomically(folder.file("summary.csv"), summary_csv(summary));
   write_file_atomically(folder.file("runs.csv"), runs_csv(summary));
   write_file_atomically(folder.file("summary.md"), summary_markdown(summary));
+  write_file_atomically(folder.file("report.html"), comparison_page(summary));
   write_file_atomically(folder.file("summary.json"), write_json(summary, 1) + "\n");
   return summary;
 }
@@ -88,6 +96,11 @@ bool train_comparison(ComparisonFolder& folder, const CompareRequest& request,
   options.jobs = share.jobs;
   options.threads = share.threads;
   options.retry = request.retry;
+  std::optional<Watch> watch;
+  if (request.watch) {
+    watch.emplace(*request.watch, [&] { return comparison_page(summary_so_far(folder, share)); });
+    console.write("the report grows at " + watch->address() + "\n");
+  }
   bool complete = false;
   {
     LiveTable table(folder.plan(), console);

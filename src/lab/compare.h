@@ -1,7 +1,7 @@
 // `formwork compare`: variants of a recipe trained on equal terms, and what came out of it.
 #pragma once
 
-#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +18,8 @@ struct CompareRequest {
   int64_t jobs = 0;   // runs at a time; 0 = as many as there are cores, one thread each
   std::string out;    // empty: comparisons/<recipe's name>
   bool retry = false;
-  std::string command;  // repeats it; for the report
+  std::optional<int64_t> watch;  // port of this machine that shows the report while it grows
+  std::string command;           // repeats it; for the report
 };
 
 /// The folder of the request, made or taken up again, and checked against what is there.

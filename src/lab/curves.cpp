@@ -1,8 +1,10 @@
 #include "lab/curves.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "lab/figures.h"
+#include "lab/statistics.h"
 
 namespace formwork {
 namespace {
@@ -101,6 +103,24 @@ std::optional<Reached> first_at_most(const Curve& curve, double goal) {
     return Reached{between(curve.seconds), between(curve.tokens)};
   }
   return std::nullopt;
+}
+
+int64_t count_spikes(const std::vector<double>& losses) {
+  constexpr size_t kWindow = 64, kLeast = 16;
+  int64_t spikes = 0;
+  bool inside = false;
+  for (size_t i = kLeast; i < losses.size(); ++i) {
+    const size_t first = i > kWindow ? i - kWindow : 0;
+    std::vector<double> before(losses.begin() + static_cast<std::ptrdiff_t>(first),
+                               losses.begin() + static_cast<std::ptrdiff_t>(i));
+    const double median = median_of(before);
+    for (double& loss : before) loss = std::abs(loss - median);
+    const double deviation = 1.4826 * median_of(std::move(before));
+    const bool jumped = losses[i] > median + std::max(6.0 * deviation, 0.25 * std::abs(median));
+    if (jumped && !inside) ++spikes;
+    inside = jumped;
+  }
+  return spikes;
 }
 
 }  // namespace formwork

@@ -28,4 +28,8 @@ struct Reached {
 };
 std::optional<Reached> first_at_most(const Curve& curve, double goal);
 
+/// How often a loss jumped: lines more than 6 robust deviations (of the 64 lines before) and a
+/// quarter above the median of these; neighbouring lines are one spike.
+int64_t count_spikes(const std::vector<double>& losses);
+
 }  // namespace formwork

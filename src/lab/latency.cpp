@@ -60,7 +60,7 @@ Value latency_of(const Variant& variant) {
 
 }  // namespace
 
-Value measure_latencies(const ComparisonFolder& folder) {
+void measure_latencies(const ComparisonFolder& folder) {
   const std::string file = folder.file("latency.json");
   Value latencies = read_json_if_there(file);
   bool measured = false;
@@ -70,7 +70,6 @@ Value measure_latencies(const ComparisonFolder& folder) {
     measured = true;
   }
   if (measured) write_file_atomically(file, write_json(latencies, 2) + "\n");
-  return latencies;
 }
 
 }  // namespace formwork

@@ -114,7 +114,7 @@ std::vector<std::string> live_lines(const Plan& plan, const std::vector<RunProgr
         if (run.loss) loss = run.loss;
         if (run.tokens_per_second) rate = run.tokens_per_second;
       }
-      row.push_back(loss ? printed("%.4f", *loss) : "-");
+      row.push_back(loss ? printed(*loss < 1e4 ? "%.4f" : "%.3g", *loss) : "-");
       row.push_back(rate ? count_text(*rate) : "-");
       table.add(row);
     }

@@ -53,6 +53,9 @@ std::string last_sentence(const std::string& log) {
   std::string line = text.substr(text.rfind('\n') + 1);
   constexpr char kName[] = "formwork: ";
   if (line.starts_with(kName)) line.erase(0, std::strlen(kName));
+  // Where to go on is said to who trains alone; here it is known.
+  for (const char* advice : {"; there is no checkpoint yet in ", "; last good checkpoint: "})
+    line = line.substr(0, line.find(advice));
   return line;
 }
 

@@ -1,10 +1,8 @@
 #include "lab/summary.h"
 
 #include <algorithm>
-#include <cmath>
 #include <ctime>
 #include <filesystem>
-#include <map>
 
 #include "lab/curves.h"
 #include "lab/figures.h"
@@ -253,24 +251,6 @@ bool is_over(const std::string& status) {
 }
 
 }  // namespace
-
-int64_t count_spikes(const std::vector<double>& losses) {
-  constexpr size_t kWindow = 64, kLeast = 16;
-  int64_t spikes = 0;
-  bool inside = false;
-  for (size_t i = kLeast; i < losses.size(); ++i) {
-    const size_t first = i > kWindow ? i - kWindow : 0;
-    std::vector<double> before(losses.begin() + static_cast<std::ptrdiff_t>(first),
-                               losses.begin() + static_cast<std::ptrdiff_t>(i));
-    const double median = median_of(before);
-    for (double& loss : before) loss = std::abs(loss - median);
-    const double deviation = 1.4826 * median_of(std::move(before));
-    const bool jumped = losses[i] > median + std::max(6.0 * deviation, 0.25 * std::abs(median));
-    if (jumped && !inside) ++spikes;
-    inside = jumped;
-  }
-  return spikes;
-}
 
 Value summarise(const ComparisonFolder& folder, const Value& latency, int64_t jobs,
                 int64_t threads) {

@@ -8,7 +8,7 @@
 namespace formwork {
 
 /// Everything known of a comparison so far, as docs/comparison-summary.md describes it, read from
-/// the run folders. `latency` is what measure_latencies returned (null: not measured). `jobs` and
+/// the run folders. `latency` is what measure_latencies has kept (empty: not measured). `jobs` and
 /// `threads` say how the runs shared the machine; 0 = unknown.
 Value summarise(const ComparisonFolder& folder, const Value& latency, int64_t jobs,
                 int64_t threads);
@@ -16,10 +16,6 @@ Value summarise(const ComparisonFolder& folder, const Value& latency, int64_t jo
 /// Milliseconds of one forward pass without gradients for each variant, by folder:
 /// {batch_1, training_batch}, medians; nulls where the model cannot be built. Kept in latency.json
 /// and measured only where that lacks a variant.
-Value measure_latencies(const ComparisonFolder& folder);
-
-/// How often a loss jumped: lines more than 6 robust deviations (of the 64 lines before) and a
-/// quarter above the median of these; neighbouring lines are one spike.
-int64_t count_spikes(const std::vector<double>& losses);
+void measure_latencies(const ComparisonFolder& folder);
 
 }  // namespace formwork

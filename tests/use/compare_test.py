@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import time
+import urllib.request
 
 import formwork_case
 import tiny
@@ -99,6 +100,7 @@ class Results(CompareCase):
         with open(self.out / "runs.csv", encoding="utf-8") as file:
             self.assertEqual(len(list(csv.DictReader(file))), 6)
         self.assertIn("| rms norm |", (self.out / "summary.md").read_text())
+        self.assertIn("rms norm", (self.out / "report.html").read_text())
 
     def test_runs_are_what_train_makes(self):
         self.compare("--seeds", 1, "--set", "train.threads=1")
@@ -122,6 +124,15 @@ class Results(CompareCase):
         base = summary["variants"][0]
         self.assertEqual(base["runs"][0]["steps"], 12)
         self.assertEqual(base["runs"][0]["tokens"], summary["budget"])
+
+    def test_watch(self):
+        process = self.start("compare", self.recipe, "--out", self.out, "--watch", "0",
+                             *tiny.given(["train.budget.steps=3000"]))
+        address = process.stderr.readline().rsplit(" ", 1)[1].strip()
+        with urllib.request.urlopen(address, timeout=30) as page:
+            self.assertIn("rms norm", page.read().decode())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 class Refused(CompareCase):
