@@ -8,5 +8,6 @@ class App;
 namespace formwork {
 
 void add_bench_norms(CLI::App& bench);
+void add_bench_attention(CLI::App& bench);
 
 }  // namespace formwork

@@ -1,10 +1,9 @@
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 
 #include "cli/bench.h"
 #include "cli/console.h"
+#include "cli/timing.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -22,19 +21,6 @@ struct Subject {
   std::vector<Tensor> trained;
   std::vector<double> forwards, totals;
 };
-
-double milliseconds() {
-  using Clock = std::chrono::steady_clock;
-  return std::chrono::duration<double, std::milli>(Clock::now().time_since_epoch()).count();
-}
-
-double least(const std::vector<double>& times) {
-  return *std::min_element(times.begin(), times.end());
-}
-double median(std::vector<double> times) {
-  std::sort(times.begin(), times.end());
-  return (times[times.size() / 2] + times[(times.size() - 1) / 2]) / 2;
-}
 
 /// PyTorch's layer_norm first: what the others are compared with.
 std::vector<Subject> subjects(const NormsRequest& request) {

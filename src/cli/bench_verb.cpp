@@ -76,6 +76,7 @@ void add_bench_verb(CLI::App& app) {
   train->footer("Example:\n  formwork bench train --recipe recipes/shakespeare.toml --json");
   train->callback([request] { bench_train(*request); });
   add_bench_norms(*verb);
+  add_bench_attention(*verb);
 }
 
 }  // namespace formwork
