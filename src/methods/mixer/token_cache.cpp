@@ -1,0 +1,55 @@
+#include "methods/mixer/token_cache.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "methods/mixer/attention.h"
+
+namespace formwork {
+
+Tensor CacheView::allowed() const {
+  return (at::arange(total, places.options()) <= places.unsqueeze(-1)).unsqueeze(1);
+}
+
+State make_token_cache(const char* owner, const std::vector<const char*>& names,
+                       const std::vector<int64_t>& widths, int64_t heads, int64_t batch,
+                       int64_t capacity, const at::TensorOptions& options) {
+  check(capacity >= 1, owner, "a state for ", capacity,
+        " tokens cannot hold keys and values; valid: at least 1");
+  State state(owner, Forgetting::append_only, batch, capacity);
+  for (size_t i = 0; i < names.size(); ++i)
+    state.tensors[names[i]] = at::zeros({batch, heads, capacity, widths[i]}, options);
+  return state;
+}
+
+CacheView keep_tokens(State& state, const std::vector<std::pair<const char*, Tensor>>& tokens,
+                      const Tensor& valid) {
+  const Tensor& first = tokens.front().second;
+  const int64_t batch = first.size(0), n = first.size(2);
+  const int64_t start = state.common_length();
+  CacheView view;
+  view.together = start >= 0 && all_valid(valid);
+  view.places = state.next_positions(n, valid).to(first.device());
+  if (view.together) {
+    view.places = view.places.narrow(0, 0, std::min<int64_t>(1, batch));
+    view.total = start + n;
+    for (const auto& [name, tensor] : tokens)
+      state.tensors.at(name).narrow(2, start, n).copy_(tensor);
+  } else {
+    // Every valid token goes to its row's next place.
+    const Tensor real =
+        valid.defined() ? valid : at::ones({batch, n}, first.options().dtype(at::kBool));
+    const std::vector<Tensor> at_token = at::where(real);
+    const c10::List<std::optional<Tensor>> from({at_token[0], at_token[1]});
+    const c10::List<std::optional<Tensor>> to({at_token[0], at::index(view.places, from)});
+    for (const auto& [name, tensor] : tokens) {
+      const Tensor kept = state.tensors.at(name).transpose(1, 2);
+      kept.index_put_(to, at::index(tensor.transpose(1, 2), from).to(kept.scalar_type()));
+    }
+  }
+  state.advance(n, valid);
+  if (!view.together) view.total = std::max<int64_t>(1, state.length.max().item<int64_t>());
+  return view;
+}
+
+}  // namespace formwork
