@@ -4,6 +4,7 @@
 #include "methods/mixer/attention.h"
 #include "methods/mixer/mixer.h"
 #include "methods/mixer/projections.h"
+#include "methods/mixer/token_cache.h"
 
 namespace formwork {
 namespace {
@@ -69,14 +70,9 @@ class Softmax final : public Mixer {
                    const at::Device& device) const override {
     if (cross_) return State(kOwner, Forgetting::fixed, batch, -1);
     if (!causal_) return Mixer::make_state(batch, capacity, type, device);
-    check(capacity >= 1, kOwner, "a state for ", capacity,
-          " tokens cannot hold keys and values; valid: at least 1");
-    State state(kOwner, Forgetting::append_only, batch, capacity);
-    const at::TensorOptions options = at::TensorOptions(type).device(device);
-    for (const char* name : {"key", "value"})
-      state.tensors[name] =
-          at::zeros({batch, sizes_.kv_heads, capacity, sizes_.head_width}, options);
-    return state;
+    const int64_t width = sizes_.head_width;
+    return make_token_cache(kOwner, {"key", "value"}, {width, width}, sizes_.kv_heads, batch,
+                            capacity, at::TensorOptions(type).device(device));
   }
 
  private:
@@ -147,48 +143,18 @@ class Softmax final : public Mixer {
     const Tensor positions = positions_of(stream, x, &state);
     const Tensor q = position_->rotate(query(x), positions);
     const Tensor k = position_->rotate(key(x), positions);
-    const Tensor v = maps_->value(x);
+    const int64_t n = x.size(1);
+    const CacheView past =
+        keep_tokens(state, {{"key", k}, {"value", maps_->value(x)}}, stream.valid);
     Scores scores = plain_scores();
-    const bool together = state.common_length() >= 0 && all_valid(stream.valid);
-    const int64_t total =
-        together ? append(k, v, state, scores) : scatter(k, v, stream.valid, state, scores);
-    state.advance(x.size(1), stream.valid);
-    const Tensor key_positions = at::arange(total, positions.options());
+    // A first part sees its own past, one token sees everything: neither needs a mask.
+    scores.causal = past.together && past.total == n && n > 1;
+    if (!past.together || (past.total > n && n > 1)) scores.allowed = past.allowed();
+    const Tensor key_positions = at::arange(past.total, positions.options());
     scores.bias = position_->bias(positions, key_positions, q.scalar_type());
-    const Tensor y = finish(q, state.tensors.at("key").narrow(2, 0, total),
-                            state.tensors.at("value").narrow(2, 0, total), scores, stream);
+    const Tensor y = finish(q, state.tensors.at("key").narrow(2, 0, past.total),
+                            state.tensors.at("value").narrow(2, 0, past.total), scores, stream);
     return hide_invalid(y, stream.valid);
-  }
-
-  /// Rows of one length: the new keys and values lie side by side. Returns how many there are.
-  int64_t append(const Tensor& k, const Tensor& v, State& state, Scores& scores) const {
-    const int64_t start = state.common_length(), n = k.size(2);
-    state.tensors.at("key").narrow(2, start, n).copy_(k);
-    state.tensors.at("value").narrow(2, start, n).copy_(v);
-    scores.causal = start == 0 && n > 1;
-    if (start > 0 && n > 1)
-      scores.allowed = at::ones({n, start + n}, k.options().dtype(at::kBool)).tril(start);
-    return start + n;
-  }
-
-  /// Every valid token goes to its row's next place. Returns the longest row's length.
-  int64_t scatter(const Tensor& k, const Tensor& v, const Tensor& valid, State& state,
-                  Scores& scores) const {
-    const int64_t batch = k.size(0), n = k.size(2);
-    const Tensor real =
-        valid.defined() ? valid : at::ones({batch, n}, k.options().dtype(at::kBool));
-    const Tensor places = state.next_positions(n, valid).to(k.device());
-    const std::vector<Tensor> at_token = at::where(real);
-    const c10::List<std::optional<Tensor>> from({at_token[0], at_token[1]});
-    const c10::List<std::optional<Tensor>> to({at_token[0], at::index(places, from)});
-    for (const auto& [name, tensor] : {std::pair("key", k), std::pair("value", v)})
-      state.tensors.at(name).transpose(1, 2).index_put_(to,
-                                                        at::index(tensor.transpose(1, 2), from));
-    const int64_t total = std::max<int64_t>(
-        1, (state.length + real.to(at::kCPU, at::kLong).sum(1)).max().item<int64_t>());
-    scores.allowed = at::arange(total, places.options()) <= places.unsqueeze(-1);
-    scores.allowed = scores.allowed.unsqueeze(1);
-    return total;
   }
 
   ProjectionSizes sizes_;
