@@ -3,9 +3,9 @@
 #include <cmath>
 #include <numbers>
 
-#include "kernels/rms_norm.h"
 #include "methods/mixer/attention.h"
 #include "methods/mixer/complex_pairs.h"
+#include "methods/mixer/head_norm.h"
 #include "methods/mixer/mixer.h"
 #include "methods/mixer/projections.h"
 #include "methods/mixer/token_cache.h"
@@ -128,20 +128,15 @@ class Complexformer final : public Mixer {
   }
 
   Tensor query(const Tensor& x, const Tensor& positions) const {
-    const Tensor q = scaled_norm(maps_->query(x), q_gain_);
+    const Tensor q = norm_each_head(maps_->query(x), q_gain_, kNormEps);
     if (!separable()) return q;
     const int64_t groups = sizes_.heads / sizes_.kv_heads;
     return turned(q, groups == 1 ? delta_ : delta_.repeat_interleave(groups, 0),
                   angles(positions, wide(q)) + phase_bias_.to(wide(q)).unsqueeze(1));
   }
   Tensor key(const Tensor& x, const Tensor& positions) const {
-    const Tensor k = scaled_norm(maps_->key(x), k_gain_);
+    const Tensor k = norm_each_head(maps_->key(x), k_gain_, kNormEps);
     return separable() ? turned(k, delta_, angles(positions, wide(k))) : k;
-  }
-  static Tensor scaled_norm(const Tensor& x, const Tensor& gain) {
-    if (!gain.defined()) return x;
-    // Heads inside rows, as the projections leave them in memory.
-    return rms_norm(x.transpose(1, 2), gain, kNormEps).transpose(1, 2);
   }
 
   /// x [B,H,N,K] mapped; delta [H,P].
@@ -197,13 +192,10 @@ class Complexformer final : public Mixer {
     const c10::NoGradGuard no_grad;
     const Tensor positions = positions_of(stream, x, &state);
     const Tensor q = query(x, positions), k = key(x, positions);
-    const int64_t n = x.size(1);
     const CacheView past =
         keep_tokens(state, {{"key", k}, {"value", maps_->value(x)}}, stream.valid);
     Scores scores = plain_scores();
-    // A first part sees its own past, one token sees everything: neither needs a mask.
-    scores.causal = past.together && past.total == n && n > 1;
-    if (!past.together || (past.total > n && n > 1)) scores.allowed = past.allowed();
+    past.limit(scores);
     const Tensor y = finish(q, state.tensors.at("key").narrow(2, 0, past.total),
                             state.tensors.at("value").narrow(2, 0, past.total), scores,
                             {positions, at::arange(past.total, positions.options())}, stream);

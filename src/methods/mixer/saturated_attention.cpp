@@ -221,12 +221,9 @@ class SaturatedAttention final : public Mixer {
     const Tensor q = position_->rotate(maps_->query(x), positions);
     const Tensor k = position_->rotate(maps_->key(x), positions);
     Scores scores = plain_scores();
-    const int64_t n = x.size(1);
     const CacheView past =
         keep_tokens(state, {{"key", k}, {"value", maps_->value(x)}}, stream.valid);
-    // A first part sees its own past, one token sees everything: neither needs a mask.
-    scores.causal = past.together && past.total == n && n > 1;
-    if (!past.together || (past.total > n && n > 1)) scores.allowed = past.allowed();
+    past.limit(scores);
     const Tensor key_positions = at::arange(past.total, positions.options());
     scores.bias = position_->bias(positions, key_positions, q.scalar_type());
     const Tensor y = finish(q, state.tensors.at("key").narrow(2, 0, past.total),

@@ -1,7 +1,7 @@
 #include <c10/core/GradMode.h>
 
-#include "kernels/rms_norm.h"
 #include "methods/mixer/attention.h"
+#include "methods/mixer/head_norm.h"
 #include "methods/mixer/mixer.h"
 #include "methods/mixer/projections.h"
 #include "methods/mixer/token_cache.h"
@@ -76,13 +76,8 @@ class Softmax final : public Mixer {
   }
 
  private:
-  Tensor query(const Tensor& x) const { return scaled_norm(maps_->query(x), q_gain_); }
-  Tensor key(const Tensor& x) const { return scaled_norm(maps_->key(x), k_gain_); }
-  static Tensor scaled_norm(const Tensor& x, const Tensor& gain) {
-    if (!gain.defined()) return x;
-    // Heads inside rows, as the projections leave them in memory.
-    return rms_norm(x.transpose(1, 2), gain, kNormEps).transpose(1, 2);
-  }
+  Tensor query(const Tensor& x) const { return norm_each_head(maps_->query(x), q_gain_, kNormEps); }
+  Tensor key(const Tensor& x) const { return norm_each_head(maps_->key(x), k_gain_, kNormEps); }
 
   Scores plain_scores() const {
     Scores scores;
@@ -143,13 +138,10 @@ class Softmax final : public Mixer {
     const Tensor positions = positions_of(stream, x, &state);
     const Tensor q = position_->rotate(query(x), positions);
     const Tensor k = position_->rotate(key(x), positions);
-    const int64_t n = x.size(1);
     const CacheView past =
         keep_tokens(state, {{"key", k}, {"value", maps_->value(x)}}, stream.valid);
     Scores scores = plain_scores();
-    // A first part sees its own past, one token sees everything: neither needs a mask.
-    scores.causal = past.together && past.total == n && n > 1;
-    if (!past.together || (past.total > n && n > 1)) scores.allowed = past.allowed();
+    past.limit(scores);
     const Tensor key_positions = at::arange(past.total, positions.options());
     scores.bias = position_->bias(positions, key_positions, q.scalar_type());
     const Tensor y = finish(q, state.tensors.at("key").narrow(2, 0, past.total),

@@ -3,12 +3,17 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "methods/mixer/attention.h"
 
 namespace formwork {
 
 Tensor CacheView::allowed() const {
   return (at::arange(total, places.options()) <= places.unsqueeze(-1)).unsqueeze(1);
+}
+
+void CacheView::limit(Scores& scores) const {
+  const int64_t n = places.size(-1);
+  scores.causal = together && total == n && n > 1;
+  if (!together || (total > n && n > 1)) scores.allowed = allowed();
 }
 
 State make_token_cache(const char* owner, const std::vector<const char*>& names,

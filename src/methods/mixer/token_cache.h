@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "methods/mixer/attention.h"
 #include "methods/state.h"
 
 namespace formwork {
@@ -16,6 +17,9 @@ struct CacheView {
 
   /// bool [1,1,n,total] or [B,1,n,total]: the places up to each token's own.
   Tensor allowed() const;
+  /// Lets each new token see the places up to its own, by the cheapest means: a first part sees its
+  /// own past, one token sees everything, and neither needs a mask.
+  void limit(Scores& scores) const;
 };
 
 /// An append-only state of `names`, each [B,heads,capacity,width]; refuses a capacity below 1.
