@@ -1,9 +1,26 @@
-# libformwork_kernels.so: the operators alone, for Python and other programs that have libtorch
-# (torch.ops.load_library). The program links the same sources.
+# The kernels are compiled once, for the program and for libformwork_kernels.so: the operators alone,
+# for Python and other programs that have libtorch (torch.ops.load_library). at::parallel_for stays on
+# one thread in files compiled without OpenMP, whose flag would spoil the shared precompiled header:
+# they include its text instead.
 file(GLOB kernel_sources CONFIGURE_DEPENDS src/kernels/*.cpp)
-add_library(formwork_kernels SHARED ${kernel_sources})
-target_link_libraries(formwork_kernels PRIVATE formwork_options)
-target_compile_options(formwork_kernels PRIVATE -include ${CMAKE_SOURCE_DIR}/src/pch.h)
+add_library(formwork_kernel_objects OBJECT ${kernel_sources})
+formwork_unity(formwork_kernel_objects)
+target_link_libraries(formwork_kernel_objects PRIVATE formwork_options)
+target_compile_options(formwork_kernel_objects PRIVATE -include ${CMAKE_SOURCE_DIR}/src/pch.h)
+set_target_properties(formwork_kernel_objects PROPERTIES POSITION_INDEPENDENT_CODE ON)
+find_package(OpenMP COMPONENTS CXX)
+if(OpenMP_CXX_FOUND)
+  target_link_libraries(formwork_kernel_objects PRIVATE OpenMP::OpenMP_CXX)
+  target_link_libraries(formwork_libraries INTERFACE ${OpenMP_CXX_LIBRARIES})
+else()
+  message(STATUS "OpenMP was not found: Formwork's own kernels run on one thread.")
+endif()
+
+set(kernel_objects $<TARGET_OBJECTS:formwork_kernel_objects>)
 foreach(level IN LISTS FORMWORK_SIMD_LEVELS)
-  target_sources(formwork_kernels PRIVATE $<TARGET_OBJECTS:formwork_simd_${level}>)
+  list(APPEND kernel_objects $<TARGET_OBJECTS:formwork_simd_${level}>)
 endforeach()
+target_sources(formwork_objects INTERFACE ${kernel_objects})
+add_library(formwork_kernels SHARED ${kernel_objects})
+target_link_libraries(formwork_kernels PRIVATE formwork_options)
+set_target_properties(formwork_kernels PROPERTIES LINKER_LANGUAGE CXX)

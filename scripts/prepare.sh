@@ -142,9 +142,10 @@ pip, FORMWORK_LIBTORCH names a libtorch (>= $torch_oldest) that is already here.
   rm -f "$state/venv-incomplete"
 }
 
-# Configures the folder build, once for each libtorch and kind of use. $1: ON with the tests, OFF without.
+# Configures the folder build, once for each libtorch and kind of use. $1: ON with the tests, OFF without
+# (a folder that has them keeps them).
 configure() {
-  local key="libtorch $libtorch $torch_version, tests" have='' log=$state/configure.log
+  local key="libtorch $libtorch $torch_version, tests" have='' log=$state/configure.log tests=$1
   [ -f "$build/build.ninja" ] && [ -f "$build/.configured" ] && have=$(<"$build/.configured")
   [ "$have" = "$key ON" ] || [ "$have" = "$key $1" ] && return
   say "configuring ($build)"
@@ -153,7 +154,8 @@ configure() {
     command -v $tool >/dev/null || stop 1 "$tool is missing.${packages_hint:+ $packages_hint.}"
   done
   rm -f "$build/.configured"
-  if ! (cd "$root" && cmake --fresh --preset release -DFORMWORK_LIBTORCH="$libtorch" -DFORMWORK_TESTS="$1") \
+  grep -qs '^FORMWORK_TESTS:BOOL=ON' "$build/CMakeCache.txt" && tests=ON
+  if ! (cd "$root" && cmake --fresh --preset release -DFORMWORK_LIBTORCH="$libtorch" -DFORMWORK_TESTS="$tests") \
       >"$log" 2>&1 9>&-; then
     cat "$log" >&2
     if grep -qs '^cuda.*[0-9]' "$libtorch/version.py" && ! command -v nvcc >/dev/null; then
@@ -162,7 +164,7 @@ configure() {
     fi
     stop 1 "cmake could not configure: its words are above.${packages_hint:+ $packages_hint.}"
   fi
-  printf '%s' "$key $1" >"$build/.configured"
+  printf '%s' "$key $tests" >"$build/.configured"
 }
 
 cores() { nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1; }

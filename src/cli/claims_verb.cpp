@@ -12,14 +12,14 @@
 namespace formwork {
 namespace {
 
-struct Request {
+struct ClaimsCommand {
   ClaimsRequest claims;
   std::vector<std::string> slugs;
   std::string from = "claims";
   bool json = false, quiet = false, check = false;
 };
 
-void claims(const Request& request) {
+void claims(const ClaimsCommand& request) {
   std::vector<Claim> chosen;
   for (const std::string& file : claim_files(request.from, request.slugs))
     chosen.push_back(Claim::read(file));  // a mistake in any is told before hours of work
@@ -54,7 +54,7 @@ void claims(const Request& request) {
 }  // namespace
 
 void add_claims_verb(CLI::App& app) {
-  const auto request = std::make_shared<Request>();
+  const auto request = std::make_shared<ClaimsCommand>();
   CLI::App* verb =
       app.add_subcommand("claims", "check published claims by small experiments of one's own");
   verb->add_option("slug", request->slugs, "names in the folder claims, or files; default all");

@@ -13,7 +13,7 @@
 namespace formwork {
 namespace {
 
-struct Request {
+struct CompareCommand {
   CompareRequest compare;
   std::string write_jobs, only;
   bool collect = false, json = false, quiet = false;
@@ -47,7 +47,7 @@ void print_missing(const ComparisonFolder& folder) {
   }
 }
 
-void train_only(const Request& request, const ComparisonFolder& folder) {
+void train_only(const CompareCommand& request, const ComparisonFolder& folder) {
   const RunPlace run = folder.run(request.only);
   const MachineShare share = share_machine(1, folder.plan());
   const RunProgress end = train_one(folder, run, share.threads, request.compare.retry);
@@ -57,7 +57,7 @@ void train_only(const Request& request, const ComparisonFolder& folder) {
   end_with(end.state == RunState::interrupted ? 130 : 0);  // a failure is a result
 }
 
-void write_jobs(const Request& request, const ComparisonFolder& folder) {
+void write_jobs(const CompareCommand& request, const ComparisonFolder& folder) {
   const std::string list = job_list(folder);
   if (request.write_jobs == "-") {
     std::printf("%s", list.c_str());
@@ -68,7 +68,7 @@ void write_jobs(const Request& request, const ComparisonFolder& folder) {
               request.write_jobs.c_str(), folder.path().c_str());
 }
 
-void compare(const Request& request) {
+void compare(const CompareCommand& request) {
   ComparisonFolder folder = comparison_of(request.compare);
   if (!request.write_jobs.empty()) return write_jobs(request, folder);
   if (!request.only.empty()) return train_only(request, folder);
@@ -88,7 +88,7 @@ void compare(const Request& request) {
   end_with(130);
 }
 
-void add_options(CLI::App* verb, const std::shared_ptr<Request>& request) {
+void add_options(CLI::App* verb, const std::shared_ptr<CompareCommand>& request) {
   CompareRequest& what = request->compare;
   verb->add_option("recipe", what.recipe,
                    "a recipe with [[variant]] tables, or the folder of a comparison that has begun")
@@ -123,7 +123,7 @@ void add_options(CLI::App* verb, const std::shared_ptr<Request>& request) {
 }  // namespace
 
 void add_compare_verb(CLI::App& app) {
-  const auto request = std::make_shared<Request>();
+  const auto request = std::make_shared<CompareCommand>();
   CLI::App* verb =
       app.add_subcommand("compare", "train variants of a recipe on equal terms and compare them");
   add_options(verb, request);

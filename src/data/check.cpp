@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-enum class Kind { idx, cifar, listops, table, text };
+enum class DataKind { idx, cifar, listops, table, text };
 
 std::string extension_of(const std::string& file) {
   return fs::path(file).extension().string();
@@ -28,21 +28,21 @@ std::string_view first_line(std::string_view bytes) {
   return bytes.substr(0, std::min(bytes.find_first_of("\r\n"), bytes.size()));
 }
 
-Kind kind_of(std::string_view bytes, const std::string& file) {
+DataKind kind_of(std::string_view bytes, const std::string& file) {
   const std::string name = fs::path(file).filename().string();
   const std::string extension = extension_of(file);
   const bool idx_name =
       name.find("idx1-ubyte") != name.npos || name.find("idx3-ubyte") != name.npos;
   const bool idx_bytes = bytes.size() >= 4 && bytes[0] == 0 && bytes[1] == 0 && bytes[2] == 8 &&
                          bytes[3] >= 1 && bytes[3] <= 4;
-  if (idx_name || idx_bytes || is_gzip(bytes)) return Kind::idx;
+  if (idx_name || idx_bytes || is_gzip(bytes)) return DataKind::idx;
   const bool cifar_name = name.starts_with("data_batch_") || name.starts_with("test_batch");
   const bool cifar_size = bytes.size() % static_cast<size_t>(kCifarRecord) == 0;
-  if (extension == ".bin" && (cifar_name || cifar_size)) return Kind::cifar;
+  if (extension == ".bin" && (cifar_name || cifar_size)) return DataKind::cifar;
   const std::string_view line = first_line(bytes);
-  if (line == "Source\tTarget" || name.starts_with("basic_")) return Kind::listops;
-  if (extension == ".csv" || line.starts_with("date,")) return Kind::table;
-  return Kind::text;
+  if (line == "Source\tTarget" || name.starts_with("basic_")) return DataKind::listops;
+  if (extension == ".csv" || line.starts_with("date,")) return DataKind::table;
+  return DataKind::text;
 }
 
 using Findings = std::vector<Finding>;
@@ -148,15 +148,15 @@ void check_text(std::string_view bytes, const std::string& file, Findings& findi
 
 void check_kind(std::string_view bytes, const std::string& file, Findings& findings) {
   switch (kind_of(bytes, file)) {
-    case Kind::idx:
+    case DataKind::idx:
       return check_idx(bytes, file, findings);
-    case Kind::cifar:
+    case DataKind::cifar:
       return check_cifar(bytes, file, findings);
-    case Kind::listops:
+    case DataKind::listops:
       return check_listops(bytes, file, findings);
-    case Kind::table:
+    case DataKind::table:
       return check_table(bytes, file, findings);
-    case Kind::text:
+    case DataKind::text:
       return check_text(bytes, file, findings);
   }
 }

@@ -23,7 +23,7 @@ constexpr int64_t kMostTable = int64_t{1} << 22;
 constexpr int64_t kMostIterated = int64_t{1} << 18;
 constexpr int64_t kPlus = 10;
 constexpr int64_t kEquals = 11;
-constexpr int kMostDraws = 10000;
+constexpr int kMostRetries = 10000;
 
 /// A whole example: what is given, and the answer.
 struct Example {
@@ -251,7 +251,7 @@ SequenceSample SequenceSource::sample(Split split, uint64_t index) const {
     return as_sample(draw_markov(random),
                      static_cast<size_t>(std::max<int64_t>(options_.order - 1, 0)));
   }
-  for (int draw = 0; draw < kMostDraws; ++draw) {
+  for (int draw = 0; draw < kMostRetries; ++draw) {
     Example example = draw_example(options_, random);
     if (split_of_tokens(example.given) != split) continue;
     const size_t given = example.given.size();

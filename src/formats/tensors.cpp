@@ -14,7 +14,7 @@
 namespace formwork {
 namespace {
 
-constexpr std::array<std::pair<DType, at::ScalarType>, 10> kTypes{{
+constexpr std::array<std::pair<DType, at::ScalarType>, 10> kScalarTypes{{
     {DType::f64, at::kDouble},
     {DType::f32, at::kFloat},
     {DType::f16, at::kHalf},
@@ -28,11 +28,11 @@ constexpr std::array<std::pair<DType, at::ScalarType>, 10> kTypes{{
 }};
 
 at::ScalarType scalar_type(DType dtype) {
-  return kTypes[static_cast<size_t>(dtype)].second;
+  return kScalarTypes[static_cast<size_t>(dtype)].second;
 }
 
 std::optional<DType> stored_type(at::ScalarType type) {
-  for (const auto& [dtype, scalar] : kTypes) {
+  for (const auto& [dtype, scalar] : kScalarTypes) {
     if (scalar == type) return dtype;
   }
   return std::nullopt;

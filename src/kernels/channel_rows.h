@@ -8,9 +8,7 @@
 
 namespace formwork::cpu {
 
-constexpr int64_t kRowsAtOnce = 32;     // least work for a thread
-constexpr int64_t kMostPartials = 256;  // partial sums over the tokens
-constexpr int kTogether = 4;            // rows added at a time: the sums are read once for them
+constexpr int kTogether = 4;  // rows added at a time: the sums are read once for them
 
 template <class A>
 using Rows = std::array<const A*, kTogether>;

@@ -11,11 +11,6 @@ namespace formwork::cpu {
 namespace {
 
 template <class T>
-const T* data_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
-}
-
-template <class T>
 void sum_rows(const T* g, const T* x, const Accumulator<T>* centre, const bool* valid,
               Accumulator<T>* partials, int64_t rows, int64_t n, int64_t chunk) {
   using A = Accumulator<T>;

@@ -158,11 +158,6 @@ struct Token {
 };
 
 template <class T>
-const T* data_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
-}
-
-template <class T>
 void sum_rows(const at::Tensor& g, const at::Tensor& x, const at::Tensor& valid,
               const Groups& groups, bool measured, const GroupedSums& result,
               const at::Tensor& partials, int64_t chunk) {

@@ -13,9 +13,6 @@
 namespace formwork::cpu {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 32;     // least work for a thread
-constexpr int64_t kMostPartials = 256;  // partial sums over the tokens
-
 /// Σ (x − centre) and Σ (x − centre)².
 template <class A>
 std::pair<A, A> moments(const A* x, A centre, int64_t n) {

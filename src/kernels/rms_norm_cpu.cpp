@@ -12,9 +12,6 @@
 namespace formwork::cpu {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 32;     // least work for a thread
-constexpr int64_t kMostPartials = 256;  // partial sums of the scale's gradient
-
 /// Σ x², four sums side by side so that additions need not wait for each other.
 template <class A>
 A sum_of_squares(const A* x, int64_t n) {
@@ -131,11 +128,6 @@ void combine(const A* g, const A* x, const A* scale, const A* more, const Mix<A>
   for (; i < n; ++i)
     out[i] =
         g[i] * root * (scale ? scale[i] : A(1)) - (x[i] * slope + shift) + (more ? more[i] : A(0));
-}
-
-template <class T>
-T* data_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.data_ptr<T>() : nullptr;
 }
 
 /// The numbers of a row that its backward pass needs, where they are kept.

@@ -13,6 +13,14 @@
 
 namespace formwork {
 
+constexpr int64_t kRowsAtOnce = 32;     // least work for a thread
+constexpr int64_t kMostPartials = 256;  // partial sums over the tokens
+
+template <class T>
+T* data_or_null(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.data_ptr<T>() : nullptr;
+}
+
 /// float64 stays, all others are computed in float32.
 template <class T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;

@@ -16,7 +16,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kLeastPasses = 3, kMostPasses = 200;
-constexpr auto kEnough = std::chrono::milliseconds(150);
+constexpr auto kLongEnough = std::chrono::milliseconds(150);
 
 /// A model with the input to time it on.
 struct Timed {
@@ -42,7 +42,7 @@ double least_milliseconds(const Timed& timed) {
   double least = INFINITY;
   const auto begun = Clock::now();
   for (int pass = 0; pass < kMostPasses; ++pass) {
-    if (pass >= kLeastPasses && Clock::now() - begun > kEnough) break;
+    if (pass >= kLeastPasses && Clock::now() - begun > kLongEnough) break;
     const auto start = Clock::now();
     timed.model->forward(timed.batch.input);
     const std::chrono::duration<double, std::milli> time = Clock::now() - start;

@@ -13,7 +13,7 @@ namespace formwork {
 namespace {
 
 constexpr int64_t kBatch = 4;
-constexpr int64_t kLeastRounds = 3;
+constexpr int64_t kLeastTimings = 3;
 constexpr double kMostSeconds = 0.1;  // a size, after the least rounds
 
 double seconds() {
@@ -74,7 +74,7 @@ void time_both(const Work& method, const Work& standard, MethodCost& cost) {
   method();
   standard();  // the first time pays for memory
   const double start = seconds();
-  for (int64_t round = 0; round < kLeastRounds || seconds() - start < kMostSeconds; ++round) {
+  for (int64_t round = 0; round < kLeastTimings || seconds() - start < kMostSeconds; ++round) {
     one(method, least);
     one(standard, least_standard);
     if (round >= 20) break;

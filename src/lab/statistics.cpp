@@ -10,7 +10,6 @@
 namespace formwork {
 namespace {
 
-constexpr double kSignificance = 0.05;
 constexpr double kPower = 0.8;
 
 /// The continued fraction of I_x(a, b); converges fast for x < (a + 1) / (a + b + 2).

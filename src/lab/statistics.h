@@ -7,6 +7,9 @@
 
 namespace formwork {
 
+/// A difference counts as shown when its p is below this.
+constexpr double kSignificance = 0.05;
+
 double mean_of(const std::vector<double>& values);
 /// The middle value, or the mean of the two middle ones; 0 for none.
 double median_of(std::vector<double> values);

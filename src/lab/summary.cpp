@@ -15,8 +15,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr double kSignificance = 0.05;
-
 using Figure = std::optional<double>;
 
 std::string date_now() {

@@ -110,7 +110,7 @@ Value Run::progress_value() const {
   return value;
 }
 
-double number(const Value& table, const std::string& key) {
+double figure_in(const Value& table, const std::string& key) {
   const Value* found = table.find(key);
   if (!found) return 0.0;
   if (const double* real = found->get<double>()) return *real;
@@ -129,17 +129,17 @@ void Run::restore(const Checkpoint& checkpoint) {
   expect_same_data(checkpoint.progress, trainer_.task(), join_text("step-", checkpoint.step));
   Progress progress;
   progress.step = checkpoint.step;
-  progress.tokens = number(checkpoint.progress, "tokens");
-  progress.flops = number(checkpoint.progress, "flops");
-  progress.seconds = number(checkpoint.progress, "seconds");
+  progress.tokens = figure_in(checkpoint.progress, "tokens");
+  progress.flops = figure_in(checkpoint.progress, "flops");
+  progress.seconds = figure_in(checkpoint.progress, "seconds");
   trainer_.restore(checkpoint.model, checkpoint.optimizer, progress);
   if (checkpoint.progress.find("best_value"))
-    best_.value = number(checkpoint.progress, "best_value");
-  best_.step = static_cast<int64_t>(number(checkpoint.progress, "best_step"));
-  best_.without_gain = static_cast<int64_t>(number(checkpoint.progress, "without_gain"));
+    best_.value = figure_in(checkpoint.progress, "best_value");
+  best_.step = static_cast<int64_t>(figure_in(checkpoint.progress, "best_step"));
+  best_.without_gain = static_cast<int64_t>(figure_in(checkpoint.progress, "without_gain"));
   if (const Value* figures = checkpoint.progress.find("metrics"))
     for (const auto& [name, value] : *figures->get<Table>())
-      last_metrics_[name] = number(*figures, name);
+      last_metrics_[name] = figure_in(*figures, name);
   rate_tokens_ = progress.tokens;
   rate_seconds_ = progress.seconds;
   saved_at_ = checkpoint.step;
@@ -329,7 +329,7 @@ std::string best_checkpoint(const std::string& folder) {
         "holds no whole checkpoint; name a run folder made by formwork "
         "train, or a folder checkpoints/step-N");
   const Checkpoint last = load_checkpoint(newest->path);
-  const int64_t step = static_cast<int64_t>(number(last.progress, "best_step"));
+  const int64_t step = static_cast<int64_t>(figure_in(last.progress, "best_step"));
   for (const CheckpointPlace& place : list_checkpoints(folder))
     if (place.step == step && !checkpoint_damage(place.path)) return place.path;
   return newest->path;

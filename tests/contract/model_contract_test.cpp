@@ -205,7 +205,7 @@ void contract(const std::string& axis, const std::string& name) {
   EXPECT_GT(forms, 0) << "the method fits neither an encoder nor a decoder";
 }
 
-const TestSource source([] {
+const TestSource model_contracts([] {
   ModelOptions probe;
   for (const MethodInfo* method : catalogue())
     if (choice_of(probe, method->axis))

@@ -83,7 +83,7 @@ void schedule_contract(const std::string& name) {
   }
 }
 
-const TestSource source([] {
+const TestSource optimizer_contracts([] {
   for (const std::string& name : Registry<Optimizer>::instance().names())
     add_test("contract.optimizer", name, [name] {
       learns(name, at::kFloat);

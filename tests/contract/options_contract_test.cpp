@@ -56,7 +56,7 @@ void options_contract(const MethodInfo& method) {
   EXPECT_EQ(reader.write().text(), written.text());
 }
 
-const TestSource source([] {
+const TestSource options_contracts([] {
   for (const MethodInfo* method : catalogue())
     add_test("contract.options." + method->axis, method->name,
              [method] { options_contract(*method); });

@@ -42,7 +42,7 @@ void pairs(const std::string& first, const std::string& second) {
   EXPECT_GT(ran, 0);
 }
 
-const TestSource source([] {
+const TestSource pair_contracts([] {
   for (size_t i = 0; i < std::size(kAxes); ++i)
     for (size_t j = i + 1; j < std::size(kAxes); ++j)
       add_test(std::string("pair.") + kAxes[i], kAxes[j], [i, j] { pairs(kAxes[i], kAxes[j]); });

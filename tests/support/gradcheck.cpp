@@ -78,7 +78,11 @@ void expect_gradients(const std::string& name, const std::function<at::Tensor()>
 }
 
 at::Tensor random_leaf(at::IntArrayRef shape, uint64_t seed) {
-  return normal_numbers(shape, Random(seed)).requires_grad_(true);
+  return numbers(shape, seed).requires_grad_(true);
+}
+
+at::Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
+  return normal_numbers(shape, Random(seed));
 }
 
 }  // namespace formwork

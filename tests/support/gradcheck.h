@@ -34,5 +34,7 @@ void expect_gradients(const std::string& name, const std::function<at::Tensor()>
 
 /// A float64 leaf with normal numbers that depend on the seed alone.
 at::Tensor random_leaf(at::IntArrayRef shape, uint64_t seed);
+/// The same numbers, not a leaf.
+at::Tensor numbers(at::IntArrayRef shape, uint64_t seed);
 
 }  // namespace formwork

@@ -11,8 +11,8 @@ class NoChannel final : public Channel {
   Tensor forward(const Tensor& x, Stream&) override { return x; }
 };
 
-const Register<Channel, NoChannel> none{"none", "no channel sublayer", cite("no paper"),
-                                        specified_by("ffn_baselines")};
+const Register<Channel, NoChannel> no_channel{"none", "no channel sublayer", cite("no paper"),
+                                              specified_by("ffn_baselines")};
 
 }  // namespace
 }  // namespace formwork

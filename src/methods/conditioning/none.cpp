@@ -10,8 +10,8 @@ class None final : public Conditioning {
   Tensor forward(const Tensor& x, Stream&) override { return x; }
 };
 
-const Register<Conditioning, None> none{"none", "embedded tokens as they are", cite("no paper"),
-                                        specified_by("")};
+const Register<Conditioning, None> no_conditioning{"none", "embedded tokens as they are",
+                                                   cite("no paper"), specified_by("")};
 
 }  // namespace
 }  // namespace formwork

@@ -8,8 +8,8 @@ class NoConstraint final : public Constraint {
   NoConstraint(const NoOptions&, const ConstraintSite&) {}
 };
 
-const Register<Constraint, NoConstraint> none{"none", "nothing is enforced", cite("no paper"),
-                                              specified_by("optimizer_baselines")};
+const Register<Constraint, NoConstraint> no_constraint{
+    "none", "nothing is enforced", cite("no paper"), specified_by("optimizer_baselines")};
 
 }  // namespace
 }  // namespace formwork

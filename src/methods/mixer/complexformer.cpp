@@ -13,7 +13,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer complexformer";
 constexpr double kNormEps = 1e-6;
 
 struct ComplexformerOptions {
@@ -118,6 +117,7 @@ class Complexformer final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer complexformer";
   struct Places {
     Tensor query, key;
   };

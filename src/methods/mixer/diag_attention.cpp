@@ -14,8 +14,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer diag_attention";
-
 struct DiagAttentionOptions {
   std::string scores = "softmax";
   int64_t chunk = 64;
@@ -115,6 +113,7 @@ class DiagAttention final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer diag_attention";
   double dropout() const { return training() ? dropout_ : 0.0; }
 
   /// q,k,v [B,H,N,K] → [B,H,N,K].

@@ -18,7 +18,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer kernel_rpe";
 /// Rows that a causal pass by FFT computes directly: rounding is absolute and their sums are short.
 constexpr int64_t kFirstRows = 64;
 /// Tokens that a recurrent state takes up at once, and distances of a table for unknown lengths.
@@ -140,6 +139,7 @@ class KernelRpe final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer kernel_rpe";
   /// Features [B,H,N,M], [B,Hkv,N,M] and values with a 1 behind them [B,Hkv,N,K+1], those of padded
   /// tokens 0; in float32 or wider.
   struct Parts {

@@ -10,8 +10,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer linear";
-
 struct LinearMixerOptions {
   std::string feature_map = "elu1";
   double eps = 1e-6;
@@ -75,6 +73,7 @@ class LinearMixer final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer linear";
   Tensor features(const Tensor& u) const {
     if (options_.feature_map == "softmax") return u.softmax(-1);
     if (options_.feature_map == "relu") return u.relu() + options_.eps;

@@ -12,8 +12,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer local";
-
 struct LocalOptions {
   std::string mode = "block";
   bool as_released = false;
@@ -109,6 +107,7 @@ class Local final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer local";
   Band blocks(const LocalOptions& options) const {
     return {options.block_size, options.look_back * options.block_size,
             options.look_forward * options.block_size, false, causal_};

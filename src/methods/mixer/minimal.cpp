@@ -9,7 +9,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer minimal";
 /// Added to the diagonal of the triangle T at the start.
 constexpr double kFirstDiagonal = 0.1;
 
@@ -101,6 +100,7 @@ class Minimal final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer minimal";
   static Tensor first_triangle(const Site& site) {
     const double bound = std::sqrt(3.0 / static_cast<double>(site.width));
     const Tensor start =

@@ -8,8 +8,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer norm_attention";
-
 struct NormAttentionOptions {
   std::string act = "elu1";
   Choice<Norm> norm{"simple_rms"};
@@ -85,6 +83,7 @@ class NormAttention final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer norm_attention";
   Tensor act(const Tensor& u) const {
     if (options_.act == "identity") return u;
     // exp(u) below 0 as it is: elu(u) + 1 would round small weights to 0.

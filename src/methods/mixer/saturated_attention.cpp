@@ -13,8 +13,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer saturated_attention";
-
 struct SaturatedAttentionOptions {
   std::string weights = "saturated";
   double tie_tolerance = 0.0;
@@ -118,6 +116,7 @@ class SaturatedAttention final : public Mixer {
   void before_step(const Elapsed& elapsed) override { fraction_ = elapsed.fraction; }
 
  private:
+  static constexpr const char* kOwner = "mixer saturated_attention";
   struct Places {
     Tensor query, key;
   };

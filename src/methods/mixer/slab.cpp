@@ -11,8 +11,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer slab";
-
 struct SlabOptions {
   std::vector<int64_t> grid;
   int64_t kernel_size = 5;
@@ -109,6 +107,7 @@ class Slab final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer slab";
   int64_t whole_length() const { return options_.grid[0] * options_.grid[1] + options_.n_prefix; }
   std::string grid_text() const {
     return options_.grid.empty() ? "one row" : join_text(options_.grid[0], " x ", options_.grid[1]);

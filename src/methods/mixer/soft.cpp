@@ -10,8 +10,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer soft";
-
 struct SoftOptions {
   std::string variant = "soft";
   std::vector<int64_t> grid;
@@ -149,6 +147,7 @@ class Soft final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer soft";
   int64_t whole_length() const { return options_.grid[0] * options_.grid[1]; }
   std::string grid_text() const {
     return options_.grid.empty()

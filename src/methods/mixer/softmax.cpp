@@ -9,7 +9,6 @@
 namespace formwork {
 namespace {
 
-constexpr const char* kOwner = "mixer softmax";
 constexpr double kNormEps = 1e-6;
 
 struct SoftmaxOptions {
@@ -76,6 +75,7 @@ class Softmax final : public Mixer {
   }
 
  private:
+  static constexpr const char* kOwner = "mixer softmax";
   Tensor query(const Tensor& x) const { return norm_each_head(maps_->query(x), q_gain_, kNormEps); }
   Tensor key(const Tensor& x) const { return norm_each_head(maps_->key(x), k_gain_, kNormEps); }
 

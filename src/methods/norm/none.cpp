@@ -11,8 +11,8 @@ class NoNorm final : public Norm {
   Tensor forward(const Tensor& x, const Tensor&) override { return x; }
 };
 
-const Register<Norm, NoNorm> none{"none", "no normalisation", cite("no paper"),
-                                  specified_by("norm_baselines")};
+const Register<Norm, NoNorm> no_norm{"none", "no normalisation", cite("no paper"),
+                                     specified_by("norm_baselines")};
 
 }  // namespace
 }  // namespace formwork

@@ -9,8 +9,8 @@ class NoPosition final : public Position {
   NoPosition(const NoOptions&, const PositionSite&) {}
 };
 
-const Register<Position, NoPosition> none{"none", "no positions", cite("no paper"),
-                                          specified_by("position_baselines")};
+const Register<Position, NoPosition> no_position{"none", "no positions", cite("no paper"),
+                                                 specified_by("position_baselines")};
 
 }  // namespace
 }  // namespace formwork

@@ -41,7 +41,8 @@ void replace_norms(ModelParts& parts) {
   });
 }
 
-void fold_norm(ModelParts& parts, const NamedNorm& norm, const std::vector<NamedLinear>& readers) {
+void fold_layer_norm(ModelParts& parts, const NamedNorm& norm,
+                     const std::vector<NamedLinear>& readers) {
   const auto layer_norm = norm.norm->layer_norm_parts();
   fold_into(parts, readers, layer_norm->gain, layer_norm->shift);
   parts.tensors.erase(norm.name + ".weight");
@@ -49,7 +50,7 @@ void fold_norm(ModelParts& parts, const NamedNorm& norm, const std::vector<Named
 }
 
 /// Gains and shifts of the norms go into the maps that read them.
-void fold_norms(ModelParts& parts, const Anatomy& anatomy) {
+void fold_layer_norms(ModelParts& parts, const Anatomy& anatomy) {
   bool shifted = false, any = false;
   const auto look = [&](const NamedNorm& norm) {
     const auto layer_norm = norm.norm->layer_norm_parts();
@@ -62,8 +63,9 @@ void fold_norms(ModelParts& parts, const Anatomy& anatomy) {
   if (!any) return;
   if (shifted) give_biases(parts, anatomy);
   for (const Branch& branch : anatomy.branches)
-    fold_norm(parts, branch.norms.front(), anatomy.readers(branch));
-  for (const NamedNorm& norm : anatomy.final_norms) fold_norm(parts, norm, anatomy.readers(norm));
+    fold_layer_norm(parts, branch.norms.front(), anatomy.readers(branch));
+  for (const NamedNorm& norm : anatomy.final_norms)
+    fold_layer_norm(parts, norm, anatomy.readers(norm));
   for_each_choice(parts.options, "norm", [](Value& table, const std::string&) {
     table["affine"] = Value(false);
     table["bias"] = Value(false);
@@ -138,7 +140,7 @@ ModelParts to_pre_rms(Module& model, const Value& options, const PreRmsOptions& 
         "table; valid: tied = \"untie\"");
   know_untied_head(parts, anatomy);
   fold_layer_scale(parts, anatomy);
-  if (how.fold_affine == "always") fold_norms(parts, anatomy);
+  if (how.fold_affine == "always") fold_layer_norms(parts, anatomy);
   const std::string reason = needs_centring(parts, anatomy, tied);
   recentre_writers(parts, anatomy, reason.empty());
   parts.options["centre_embedding"] = Value(!reason.empty());

@@ -12,8 +12,8 @@ class None final : public Wiring {
   }
 };
 
-const Register<Wiring, None> none{"none", "residual addition without norms",
-                                  cite("He et al. 2016, 1512.03385"), specified_by("peri_ln")};
+const Register<Wiring, None> no_wiring{"none", "residual addition without norms",
+                                       cite("He et al. 2016, 1512.03385"), specified_by("peri_ln")};
 
 }  // namespace
 }  // namespace formwork

@@ -27,10 +27,6 @@ Tensor run(Channel& channel, const Tensor& x) {
   return channel.forward(x, stream);
 }
 
-Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_leaf(shape, seed).detach();
-}
-
 int64_t hidden_width(Channel& channel) {
   return channel.named_tensors().at("up.weight").size(0);
 }

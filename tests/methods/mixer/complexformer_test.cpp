@@ -285,7 +285,7 @@ TEST(property, complexformer_refusals) {
   }
 }
 
-const TestSource decoding([] {
+const TestSource complexformer_decoding([] {
   const std::vector<std::pair<std::string, Table>> all{
       {"separable", {}},
       {"pairwise", {{"implementation", Value("pairwise")}, {"kv_heads", Value(int64_t{1})}}},

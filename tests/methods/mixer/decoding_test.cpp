@@ -49,7 +49,7 @@ std::vector<Named> cases() {
   return all;
 }
 
-const TestSource decoding([] {
+const TestSource baseline_decoding([] {
   for (const Named& item : cases())
     add_test("property.decode_state", item.name,
              [item] { check_decoding(*item.what.make(), item.what.width); });

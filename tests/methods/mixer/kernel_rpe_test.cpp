@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "methods/mixer/observed.h"
 #include "methods/mixer/random_features.h"
 #include "methods/mixer/toeplitz_products.h"
 #include "methods/position/t5_relative.h"
@@ -303,11 +304,6 @@ TEST(property, kernel_rpe_fft_directions) {
   const Tensor many = random_directions(8000, 8, true, RandomStream(3));
   EXPECT_NEAR(many.square().sum(1).mean().item<double>(), 8.0, 0.25);
 }
-
-struct Recorder final : Observer {
-  std::map<std::string, Tensor> seen;
-  void see(const std::string& point, const Tensor& tensor) override { seen[point] = tensor; }
-};
 
 TEST(property, kernel_rpe_fft_weights) {
   const c10::NoGradGuard no_grad;

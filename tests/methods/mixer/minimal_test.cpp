@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "methods/mixer/collapse.h"
+#include "methods/mixer/observed.h"
 #include "support/conversion.h"
 #include "support/gradcheck.h"
 #include "support/mixers.h"
@@ -27,21 +28,6 @@ bool many_heads(const std::string& layout) {
 MixerCase layout_case(const std::string& layout, bool causal = false, Table more = {}) {
   more.emplace_back("attention_layout", Value(layout));
   return {"minimal", std::move(more), causal, 12, many_heads(layout) ? 2 : 1};
-}
-
-struct Recorder final : Observer {
-  std::map<std::string, Tensor> seen;
-  void see(const std::string& point, const Tensor& tensor) override { seen[point] = tensor; }
-};
-
-/// What an observer sees at a point such as "attention" or "scores".
-Tensor observed(Mixer& mixer, const Tensor& x, const std::string& point) {
-  Recorder recorder;
-  Stream stream;
-  stream.place = "m";
-  stream.observer = &recorder;
-  mixer.forward(x, stream);
-  return recorder.seen.at("m." + point);
 }
 
 /// Numbers that are trained, a triangle counted once.

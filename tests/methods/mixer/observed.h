@@ -10,12 +10,14 @@
 
 namespace formwork::test {
 
+/// Keeps all that it is shown.
+struct Recorder final : Observer {
+  std::map<std::string, Tensor> seen;
+  void see(const std::string& point, const Tensor& tensor) override { seen[point] = tensor; }
+};
+
 /// "scores", "attention" ... of a mixer on x [B,N,D] at positions that begin with `first`.
 inline Tensor observed(Mixer& mixer, const Tensor& x, const std::string& what, int64_t first = 0) {
-  struct Recorder final : Observer {
-    std::map<std::string, Tensor> seen;
-    void see(const std::string& point, const Tensor& tensor) override { seen[point] = tensor; }
-  };
   const c10::NoGradGuard no_grad;
   Recorder recorder;
   Stream stream;

@@ -158,7 +158,7 @@ TEST(property, saturated_attention_refusals) {
   expect_refused([&] { across.make(); }, "another sequence");
 }
 
-const TestSource decoding([] {
+const TestSource saturated_attention_decoding([] {
   const Table near{{"tie_tolerance", Value(0.5)}};
   const std::vector<std::pair<std::string, Table>> all{
       {"saturated", near},

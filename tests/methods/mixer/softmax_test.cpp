@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "methods/mixer/observed.h"
 #include "methods/position/position.h"
 #include "support/mixers.h"
 
@@ -138,11 +139,6 @@ TEST(property, softmax_dropout) {
   mixer->eval();
   EXPECT_TRUE(run(*mixer, x).equal(run(*mixer, x)));
 }
-
-struct Recorder final : Observer {
-  std::map<std::string, Tensor> seen;
-  void see(const std::string& point, const Tensor& tensor) override { seen[point] = tensor; }
-};
 
 TEST(property, softmax_observed) {
   const c10::NoGradGuard no_grad;

@@ -327,7 +327,7 @@ TEST(property, transnormer_layers) {
 }
 
 /// property.decode_state.<mixer>: with every kind of position that each honours.
-const TestSource decoding([] {
+const TestSource transnormer_decoding([] {
   const Value three(int64_t{3}), relu("relu");
   const Value gated(Table{{"kind", Value("gated_rms")}});
   const std::vector<std::pair<std::string, MixerCase>> all{

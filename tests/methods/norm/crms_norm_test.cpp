@@ -14,10 +14,6 @@
 namespace formwork::test {
 namespace {
 
-Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_leaf(shape, seed).detach();
-}
-
 TEST(golden, crms_norm) {
   int seen = 0;
   for (const GoldenCase& golden : golden_cases("pre_rmsnorm")) {

@@ -24,10 +24,6 @@ std::shared_ptr<Norm> build(const std::string& kind, int64_t width, const Table&
   return norm;
 }
 
-Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_leaf(shape, seed).detach();
-}
-
 /// Parameters away from their start, so that a forgotten one shows.
 NamedLeaves shaken(Norm& norm) {
   const c10::NoGradGuard no_grad;

@@ -11,10 +11,6 @@
 namespace formwork::test {
 namespace {
 
-Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_leaf(shape, seed).detach();
-}
-
 TEST(golden, power_norm) {
   for (const GoldenCase& golden : golden_cases("power_norm")) {
     const bool paper = golden.option<std::string>("variant", "official") == "paper";

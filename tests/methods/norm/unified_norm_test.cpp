@@ -10,10 +10,6 @@
 namespace formwork::test {
 namespace {
 
-Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_leaf(shape, seed).detach();
-}
-
 Table window_options(const GoldenCase& golden) {
   const nlohmann::json& window = golden.config.at("window_size");
   const auto forward = (window.is_array() ? window[0] : window).get<int64_t>();

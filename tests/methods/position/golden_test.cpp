@@ -20,8 +20,8 @@ std::vector<std::string> split(const std::string& text, char at) {
   return parts;
 }
 
-std::shared_ptr<Position> build(const std::string& kind, const Table& options, int64_t heads,
-                                int64_t head_width) {
+std::shared_ptr<Position> build_for(const std::string& kind, const Table& options, int64_t heads,
+                                    int64_t head_width) {
   PositionSite site;
   site.heads = heads;
   site.head_width = head_width;
@@ -75,7 +75,7 @@ void check_rotation(const GoldenCase& golden, const std::string& name, const Ten
   const int64_t dim = golden.option<int64_t>("rotary_dim", 0);
   if (dim > 0) options.emplace_back("rotary_dim", dim);
   const Tensor& query = golden.at("in.q");
-  const auto method = build("rotary", options, query.size(1), query.size(-1));
+  const auto method = build_for("rotary", options, query.size(1), query.size(-1));
   const auto rotated = [&](const char* which) {
     return method->rotate(golden.at(which), golden.at("in.positions"));
   };
@@ -108,7 +108,7 @@ void check_alibi(const GoldenCase& golden, const std::string& name, const Tensor
   const std::string where = golden.file + " " + name;
   if (parts[0] == "alibi_slopes")
     return expect_close(where, at::tensor(alibi_slopes(heads), at::kDouble), expected);
-  const auto method = build("alibi", {}, heads, 8);
+  const auto method = build_for("alibi", {}, heads, 8);
   const int64_t n = expected.size(-1);
   const Tensor actual = method->bias(at::arange(n), at::arange(n), at::kDouble);
   expect_close(where, actual, expected);

@@ -28,10 +28,6 @@ std::shared_ptr<Position> build(const std::string& kind, const Table& options, i
   return Choice<Position>(kind).set(options).make(site);
 }
 
-Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_leaf(shape, seed).detach();
-}
-
 TEST(property, position_baselines_none_changes_nothing) {
   const auto method = build("none", {}, 8);
   const Tensor x = numbers({2, 3, 8}, 1);

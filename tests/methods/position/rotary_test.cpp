@@ -19,10 +19,6 @@ std::shared_ptr<Position> rotary(const Table& options, int64_t head_width) {
   return Choice<Position>("rotary").set(options).make(site);
 }
 
-Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_leaf(shape, seed).detach();
-}
-
 TEST(property, position_baselines_rotation_keeps_lengths) {
   const Tensor x = numbers({2, 2, 9, 16}, 1);
   const Tensor positions = at::arange(9) * 1111;
