@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,8 +16,8 @@
 namespace formwork {
 namespace {
 
-constexpr std::array<std::string_view, 6> kNames{"copy",   "reverse",  "sort",
-                                                 "recall", "addition", "markov"};
+constexpr std::array<std::string_view, 7> kNames{"copy",  "reverse",  "sort",  "recall",
+                                                 "first", "addition", "markov"};
 constexpr int64_t kMostLength = int64_t{1} << 24;
 constexpr int64_t kMostSymbols = int64_t{1} << 20;
 constexpr int64_t kMostTable = int64_t{1} << 22;
@@ -43,6 +44,18 @@ Example draw_rearranged(const SequenceOptions& options, Random& random) {
   } else if (options.kind == SequenceKind::sort) {
     std::sort(example.answer.begin(), example.answer.end());
   }
+  example.given.push_back(options.symbols);
+  return example;
+}
+
+/// Different symbols, the first of which is asked for.
+Example draw_first(const SequenceOptions& options, Random& random) {
+  std::vector<int64_t> symbols(static_cast<size_t>(options.symbols));
+  std::iota(symbols.begin(), symbols.end(), 0);
+  for (int64_t i = 0; i < options.length; ++i)
+    std::swap(symbols[i], symbols[random.integer(i, options.symbols - 1)]);
+  symbols.resize(static_cast<size_t>(options.length));
+  Example example{symbols, {symbols.front()}};
   example.given.push_back(options.symbols);
   return example;
 }
@@ -89,6 +102,8 @@ Example draw_example(const SequenceOptions& options, Random& random) {
   switch (options.kind) {
     case SequenceKind::recall:
       return draw_recall(options, random);
+    case SequenceKind::first:
+      return draw_first(options, random);
     case SequenceKind::addition:
       return draw_addition(options, random);
     default:
@@ -158,6 +173,10 @@ void check_sequence(const SequenceOptions& options) {
     check(options.length <= options.symbols, kWhere, options.length,
           " pairs need as many different keys, but symbols is ", options.symbols);
   }
+  if (options.kind == SequenceKind::first) {
+    check(options.length <= options.symbols, kWhere, "a length of ", options.length,
+          " needs as many different symbols, but symbols is ", options.symbols);
+  }
   if (options.kind != SequenceKind::markov) return;
   check(options.order >= 0, kWhere, "order is ", options.order, ", at least 0 is needed");
   check(options.length >= options.order, kWhere, "length is ", options.length,
@@ -181,8 +200,9 @@ SequenceSample as_sample(const std::vector<int64_t>& tokens, size_t first_masked
 
 SequenceKind parse_sequence_kind(std::string_view name, std::string_view where) {
   const auto at = std::find(kNames.begin(), kNames.end(), name);
-  check(at != kNames.end(), where, "\"", name,
-        "\" is no sequence task; valid are copy, reverse, sort, recall, addition and markov");
+  check(
+      at != kNames.end(), where, "\"", name,
+      "\" is no sequence task; valid are copy, reverse, sort, recall, first, addition and markov");
   return static_cast<SequenceKind>(at - kNames.begin());
 }
 
@@ -216,6 +236,8 @@ int64_t SequenceSource::length() const {
       return 3 * options_.length + 2;
     case SequenceKind::recall:
       return 2 * options_.length + 2;
+    case SequenceKind::first:
+      return options_.length + 1;
     case SequenceKind::markov:
       return options_.length;
     default:

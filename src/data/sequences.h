@@ -13,17 +13,17 @@ namespace formwork {
 
 class Random;
 
-enum class SequenceKind { copy, reverse, sort, recall, addition, markov };
+enum class SequenceKind { copy, reverse, sort, recall, first, addition, markov };
 
-/// The kind called "copy", "reverse", "sort", "recall", "addition" or "markov"; others are refused
-/// under `where`.
+/// The kind called "copy", "reverse", "sort", "recall", "first", "addition" or "markov"; others are
+/// refused under `where`.
 SequenceKind parse_sequence_kind(std::string_view name, std::string_view where);
 std::string_view sequence_kind_name(SequenceKind kind);
 
 struct SequenceOptions {
   SequenceKind kind = SequenceKind::copy;
-  /// copy, reverse, sort: symbols before the separator; recall: pairs of key and value; addition:
-  /// digits of each number; markov: tokens of the input.
+  /// copy, reverse, sort, first: symbols before the separator; recall: pairs of key and value;
+  /// addition: digits of each number; markov: tokens of the input.
   int64_t length = 16;
   int64_t symbols = 16;          // different symbols (recall: keys, and as many values)
   int64_t order = 1;             // markov: tokens of history that matter
@@ -43,6 +43,7 @@ struct SequenceSample {
 /// A source of examples.
 ///   copy, reverse, sort   x1 .. xn SEP answer
 ///   recall                k1 v1 .. kn vn SEP k v: keys differ, k is one of them
+///   first                 x1 .. xn SEP x1: symbols differ
 ///   addition              a + b = sum, zero-padded to n and n+1 digits
 ///   markov                x1 x2 ..: x_t ~ table[x_{t-order} .. x_{t-1}], a table per seed with
 ///                         Dirichlet(concentration) rows; starts uniformly and runs in first

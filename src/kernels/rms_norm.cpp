@@ -21,12 +21,15 @@ using cpu::RmsForm;
 /// 1 / root of every row and its derivative by a channel x of the row, divided by -x; by plain
 /// operators.
 std::pair<Tensor, Tensor> root_and_slope(const Tensor& x, double eps, RmsForm form) {
-  if (form == RmsForm::at_least) {
+  if (form == RmsForm::at_least || form == RmsForm::outside) {
     // Its second derivative is finite at 0 too.
     const Tensor length =
         at::linalg_vector_norm(x, 2, {-1}, true) / std::sqrt(static_cast<double>(x.size(-1)));
-    const Tensor root = length.clamp_min(eps).reciprocal();
-    return {root, at::where(length > eps, root.pow(3) / x.size(-1), at::zeros_like(root))};
+    const bool outside = form == RmsForm::outside;
+    const Tensor root = (outside ? length + eps : length.clamp_min(eps)).reciprocal();
+    const Tensor counts = length > (outside ? 0.0 : eps);
+    const Tensor slope = root.square() / (x.size(-1) * at::where(counts, length, 1.0));
+    return {root, at::where(counts, slope, 0.0)};
   }
   const Tensor squares = x.square().sum(-1, true);
   const bool left_out = form == RmsForm::left_out;
@@ -117,6 +120,11 @@ Tensor crms_norm(const Tensor& x, const Tensor& scale, double eps) {
 Tensor rms_norm_at_least(const Tensor& x, const Tensor& scale, double least) {
   if (!served_here(x)) return rms_norm_at_least_reference(x, scale, least);
   return RmsNorm::apply(x, Maybe(), widened(scale, x), least, number(RmsForm::at_least))[0];
+}
+
+Tensor rms_norm_outside(const Tensor& x, const Tensor& scale, double eps) {
+  if (!served_here(x)) return rms_norm_outside_reference(x, scale, eps);
+  return RmsNorm::apply(x, Maybe(), widened(scale, x), eps, number(RmsForm::outside))[0];
 }
 
 AddedRmsNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& scale,

@@ -18,6 +18,9 @@ at::Tensor crms_norm(const at::Tensor& x, const at::Tensor& scale, double eps);
 /// y = x / max(sqrt(mean(x²)), least) · scale, the same way.
 at::Tensor rms_norm_at_least(const at::Tensor& x, const at::Tensor& scale, double least);
 
+/// y = x / (sqrt(mean(x²)) + eps) · scale, the same way.
+at::Tensor rms_norm_outside(const at::Tensor& x, const at::Tensor& scale, double eps);
+
 struct AddedRmsNorm {
   at::Tensor sum;  // x + residual
   at::Tensor y;    // its norm
@@ -30,12 +33,14 @@ AddedRmsNorm add_rms_norm(const at::Tensor& x, const at::Tensor& residual, const
 at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps);
 at::Tensor crms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps);
 at::Tensor rms_norm_at_least_reference(const at::Tensor& x, const at::Tensor& scale, double least);
+at::Tensor rms_norm_outside_reference(const at::Tensor& x, const at::Tensor& scale, double eps);
 
 namespace cpu {
 
 /// What x is multiplied with: rsqrt(mean square + eps), over the channels there are (plain) or also
-/// the one that crms_norm leaves out (left_out), or 1 / max(root mean square, eps) (at_least).
-enum class RmsForm { plain, left_out, at_least };
+/// the one that crms_norm leaves out (left_out), 1 / max(root mean square, eps) (at_least), or
+/// 1 / (root mean square + eps) (outside).
+enum class RmsForm { plain, left_out, at_least, outside };
 
 struct RmsNormForward {
   at::Tensor y, sum;        // like x; sum is undefined without a residual

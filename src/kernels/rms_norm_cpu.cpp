@@ -154,6 +154,13 @@ void measure(const A* row, int64_t r, RmsForm form, A eps, const RowNumbers<A>& 
     squares = sum_of_squares(row, n);
   }
   const A mean = squares / channels;
+  if (form == RmsForm::outside) {
+    const A length = std::sqrt(mean);
+    const A root = A(1) / (length + eps);
+    numbers.root[r] = root;
+    numbers.slope[r] = length > A(0) ? root * root / (length * channels) : A(0);
+    return;
+  }
   const A length = std::sqrt(form == RmsForm::at_least ? mean : mean + eps);
   // Where the least length serves, it does not depend on x.
   const bool constant = form == RmsForm::at_least && !(length > eps);

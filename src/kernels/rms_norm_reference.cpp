@@ -18,11 +18,25 @@ at::Tensor crms_norm_reference(const at::Tensor& x, const at::Tensor& scale, dou
   return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
 }
 
+namespace {
+
+/// Its gradient is finite at 0 too.
+at::Tensor root_mean_square(const at::Tensor& x) {
+  const auto width = static_cast<double>(std::max<int64_t>(1, x.size(-1)));
+  return at::linalg_vector_norm(x, 2, {-1}, true) / std::sqrt(width);
+}
+
+}  // namespace
+
 at::Tensor rms_norm_at_least_reference(const at::Tensor& x, const at::Tensor& scale, double least) {
   const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-  const at::Tensor length = at::linalg_vector_norm(wide, 2, {-1}, true);  // finite gradient at 0
-  const double root = std::sqrt(static_cast<double>(std::max<int64_t>(1, x.size(-1))));
-  const at::Tensor normed = wide / (length / root).clamp_min(least);
+  const at::Tensor normed = wide / root_mean_square(wide).clamp_min(least);
+  return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
+}
+
+at::Tensor rms_norm_outside_reference(const at::Tensor& x, const at::Tensor& scale, double eps) {
+  const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+  const at::Tensor normed = wide / (root_mean_square(wide) + eps);
   return (scale.defined() ? normed * scale : normed).to(x.scalar_type());
 }
 

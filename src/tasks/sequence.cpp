@@ -26,10 +26,12 @@ struct SequenceTaskOptions {
 
   void describe(OptionSet& o) {
     o.add("problem", problem,
-          "copy, reverse, sort: of symbols; recall: the value of a key; addition: of two numbers; "
+          "copy, reverse, sort: of symbols; recall: the value of a key; first: the first of "
+          "different "
+          "symbols; addition: of two numbers; "
           "markov: a random source of order `order`",
-          one_of({"copy", "reverse", "sort", "recall", "addition", "markov"}));
-    o.add("length", length, "copy, reverse, sort: symbols of a question; markov: tokens",
+          one_of({"copy", "reverse", "sort", "recall", "first", "addition", "markov"}));
+    o.add("length", length, "copy, reverse, sort, first: symbols of a question; markov: tokens",
           between(1, 1 << 24));
     o.add("symbols", symbols, "different symbols; recall: keys, and as many values",
           between(2, 1 << 20));
@@ -54,6 +56,9 @@ struct SequenceTaskOptions {
     o.require(
         "pairs", [this] { return problem != "recall" || pairs <= symbols; },
         "is more than task.symbols, but every pair needs a key of its own");
+    o.require(
+        "length", [this] { return problem != "first" || length <= symbols; },
+        "is more than task.symbols, but the symbols of problem = \"first\" all differ");
     o.require(
         "order", [this] { return problem != "markov" || order <= length; },
         "is more than task.length, so that no token would have its whole history");

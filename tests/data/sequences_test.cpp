@@ -75,6 +75,17 @@ TEST(unit, sequences_recall) {
   }
 }
 
+TEST(unit, sequences_first) {
+  const SequenceSource source(options_of(SequenceKind::first, 8));
+  EXPECT_EQ(source.length(), 9);
+  for (uint64_t i = 0; i < 50; ++i) {
+    const SequenceSample sample = source.sample(Split::validation, i);
+    check_form(source, sample);
+    EXPECT_EQ(std::set<int64_t>(sample.input.begin(), sample.input.end()).size(), 9u);
+    EXPECT_EQ(answer(sample), Tokens{sample.input.front()});
+  }
+}
+
 TEST(unit, sequences_addition) {
   for (const bool reversed : {false, true}) {
     SequenceOptions options = options_of(SequenceKind::addition, 6);
@@ -147,7 +158,7 @@ TEST(unit, sequences_markov_concentration) {
 }
 
 TEST(property, sequences_are_functions_of_seed_split_and_index) {
-  for (const char* name : {"copy", "reverse", "sort", "recall", "addition", "markov"}) {
+  for (const char* name : {"copy", "reverse", "sort", "recall", "first", "addition", "markov"}) {
     SequenceOptions options = options_of(parse_sequence_kind(name, "task.kind"), 8);
     const SequenceSource source(options);
     EXPECT_EQ(sequence_kind_name(options.kind), name);
@@ -175,6 +186,7 @@ TEST(fault, sequences_options_are_refused) {
   EXPECT_REFUSED(parse_sequence_kind("cpy", "task.kind"), "valid are copy, reverse");
   EXPECT_REFUSED(SequenceSource(options_of(SequenceKind::copy, 0)), "length is 0");
   EXPECT_REFUSED(SequenceSource(options_of(SequenceKind::recall, 17)), "17 pairs");
+  EXPECT_REFUSED(SequenceSource(options_of(SequenceKind::first, 17)), "17 needs as many");
   SequenceOptions options = options_of(SequenceKind::markov, 10);
   options.order = 9;
   EXPECT_REFUSED(SequenceSource{options}, "lower one of them");

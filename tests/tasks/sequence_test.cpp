@@ -58,7 +58,7 @@ TEST(unit, sequence_task_with_source) {
 }
 
 TEST(property, sequence_task_is_pure_and_parts_do_not_overlap) {
-  for (const char* problem : {"copy", "sort", "recall", "addition", "markov"}) {
+  for (const char* problem : {"copy", "sort", "recall", "first", "addition", "markov"}) {
     const Table options{{"problem", problem}, {"length", int64_t{6}}, {"pairs", int64_t{3}}};
     expect_pure("sequence", options);
     if (std::string(problem) == "markov") continue;

@@ -1,5 +1,4 @@
-#include <cmath>
-
+#include "kernels/rms_norm.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -20,11 +19,8 @@ class GatedRms final : public Norm {
         gate_(add_parameter("gate", at::ones({site.width}), Role::norm)) {}
 
   Tensor forward(const Tensor& x, const Tensor&) override {
-    const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const double root_width = std::sqrt(static_cast<double>(x.size(-1)));
-    const Tensor root = at::linalg_vector_norm(x, 2, {-1}, true, type) / root_width;
-    const Tensor normed = x * (root + eps_).reciprocal();
-    return (normed * scale_ * at::sigmoid(gate_ * x)).to(x.scalar_type());
+    const Tensor gate = at::sigmoid(gate_ * x).to(x.scalar_type());
+    return rms_norm_outside(x, scale_, eps_) * gate;
   }
   Tensor gain() const override { return scale_; }
 

@@ -1,5 +1,4 @@
-#include <cmath>
-
+#include "kernels/rms_norm.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -16,10 +15,7 @@ class SimpleRms final : public Norm {
   SimpleRms(const SimpleRmsOptions& options, const NormSite&) : eps_(options.eps) {}
 
   Tensor forward(const Tensor& x, const Tensor&) override {
-    const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const double root_width = std::sqrt(static_cast<double>(x.size(-1)));
-    const Tensor root = at::linalg_vector_norm(x, 2, {-1}, true, type) / root_width;
-    return (x * (root + eps_).reciprocal()).to(x.scalar_type());
+    return rms_norm_outside(x, Tensor(), eps_);
   }
 
  private:

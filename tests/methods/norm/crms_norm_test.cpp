@@ -124,15 +124,20 @@ TEST(property, norm_baselines_least_length) {
       x.narrow(0, 0, 2).mul_(1e-4);  // shorter than the least length
       x.narrow(0, 5, 1).zero_();
     }
-    expect_close("at least", rms_norm_at_least(x, scale, 0.01),
-                 rms_norm_at_least_reference(x, scale, 0.01), 1e-12);
     const Tensor g = numbers({6, width}, 23);
     const auto gradients = [&](const Tensor& y) {
       const auto both = torch::autograd::grad({(y * g).sum()}, {x, scale});
       return at::cat({both[0].flatten(), both[1]});
     };
-    expect_close("gradient", gradients(rms_norm_at_least(x, scale, 0.01)),
-                 gradients(rms_norm_at_least_reference(x, scale, 0.01)), 1e-12);
+    const auto compare = [&](const char* name, auto fused, auto reference) {
+      const Tensor ours = fused(x, scale, 0.01), theirs = reference(x, scale, 0.01);
+      expect_close(name, ours, theirs, 1e-12);
+      expect_close(name, gradients(ours), gradients(theirs), 1e-12);
+    };
+    compare("at least", rms_norm_at_least, rms_norm_at_least_reference);
+    compare("outside", rms_norm_outside, rms_norm_outside_reference);
+    expect_gradients("outside", [&] { return rms_norm_outside(x.narrow(0, 2, 3), scale, 0.01); },
+                     {{"x", x}, {"scale", scale}});
   }
 }
 

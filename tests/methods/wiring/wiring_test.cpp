@@ -261,6 +261,13 @@ TEST(property, peri_ln_none_is_pre_without_norms) {
       << "b2t before the last sublayer is post";
 }
 
+TEST(property, breaking_symmetry_no_residual_is_pre_without_its_addition) {
+  const Tensor x = normal_tensor({2, 3, 8}, 1.0, RandomStream(3)).to(at::kDouble);
+  expect_close("branch", through("no_residual", "rms_norm", keep) + x,
+               through("pre", "rms_norm", keep));
+  EXPECT_TRUE(at::equal(through("no_residual", "none", keep, 0.0), at::zeros_like(x)));
+}
+
 TEST(property, peri_ln_stream_grows_at_most_linearly) {
   for (const double scale : {1.0, 1e3}) {
     const Tensor y = through("output", "rms_norm", keep, scale);
