@@ -154,7 +154,7 @@ Tensor heads_inside(const Tensor& like, int64_t b, int64_t h, int64_t n, int64_t
 template <class T>
 void forward_tiles(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
                    const AttentionRule& rule, AttentionForward& result) {
-  const AttentionTiles& tiles = *attention_tiles().front();
+  const AttentionTiles& tiles = *simd_levels().front().attention;
   const float factor = static_cast<float>(rule.scale * kLogE);
   float* log_sums = result.log_sum.template data_ptr<float>();
   at::parallel_for(0, s.batch * s.heads * s.query_tiles, 1, [&](int64_t begin, int64_t end) {
@@ -222,10 +222,10 @@ class BackwardWorker {
               1.0f, out_rows_.data());
     const float* log_sum =
         forward_.log_sum.template data_ptr<float>() + (b * s_.heads + h) * s_.queries + first;
-    attention_tiles().front()->backward(packer_.head(b, kv_head), queries, slope_rows_.data(),
-                                        out_rows_.data(), log_sum, query_gradient_.data(),
-                                        key_gradient_.data(), value_gradient_.data(),
-                                        weights_.data(), slopes_.data());
+    simd_levels().front().attention->backward(packer_.head(b, kv_head), queries, slope_rows_.data(),
+                                              out_rows_.data(), log_sum, query_gradient_.data(),
+                                              key_gradient_.data(), value_gradient_.data(),
+                                              weights_.data(), slopes_.data());
     put(query_gradient_, Head<T>(result.q, b, h), first, queries.count, s_.width, s_.row_width,
         static_cast<float>(rule_.scale));
   }

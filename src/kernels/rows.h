@@ -112,4 +112,23 @@ class RowWriter {
   std::vector<Accumulator<T>> buffer_;
 };
 
+/// Σ x², four sums side by side so that additions need not wait for each other.
+template <class A>
+inline A sum_of_squares(const A* x, int64_t n) {
+  using L = Lanes<A>;
+  typename L::Vector s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + 4 * L::kCount <= n; i += 4 * L::kCount) {
+    const auto a = L::load(x + i), b = L::load(x + i + L::kCount);
+    const auto c = L::load(x + i + 2 * L::kCount), d = L::load(x + i + 3 * L::kCount);
+    s0 += a * a;
+    s1 += b * b;
+    s2 += c * c;
+    s3 += d * d;
+  }
+  A total = L::sum((s0 + s1) + (s2 + s3));
+  for (; i < n; ++i) total += x[i] * x[i];
+  return total;
+}
+
 }  // namespace formwork

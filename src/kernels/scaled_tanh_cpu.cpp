@@ -7,67 +7,13 @@
 #include "kernels/channel_rows.h"
 #include "kernels/rows.h"
 #include "kernels/scaled_tanh.h"
+#include "kernels/simd_levels.h"
 
 namespace formwork::cpu {
 namespace {
 
-typedef int32_t FourIntegers __attribute__((vector_size(16)));
-using FourFloats = Lanes<float>::Vector;
-
-FourFloats of_bits(FourIntegers bits) {
-  FourFloats v;
-  std::memcpy(&v, &bits, sizeof(v));
-  return v;
-}
-FourIntegers bits_of(FourFloats v) {
-  FourIntegers bits;
-  std::memcpy(&bits, &v, sizeof(bits));
-  return bits;
-}
-
-/// tanh x = 1 − 2 / (e^2x + 1), and its Taylor series where that would lose digits.
-inline FourFloats tanh_of(FourFloats x) {
-  const FourFloats zero{};
-  const FourIntegers sign_bit = FourIntegers{} + static_cast<int32_t>(0x80000000u);
-  const FourFloats size = of_bits(bits_of(x) & ~sign_bit);
-  const FourFloats most = zero + 9.2f;  // 1 in float32 from there on
-  const FourFloats clamped = size < most ? size : most;
-  // 2^(2x / ln 2): adding 1.5·2^23 rounds to a whole number, which then stands in the lowest bits.
-  const FourFloats magic = zero + 12582912.0f;
-  const FourFloats exponent = clamped * 2.8853901f;
-  const FourFloats shifted = exponent + magic;
-  const FourFloats r = (exponent - (shifted - magic)) * 0.69314718f;  // |r| <= ln 2 / 2
-  FourFloats p = zero + 1.0f / 5040;
-  p = p * r + 1.0f / 720;
-  p = p * r + 1.0f / 120;
-  p = p * r + 1.0f / 24;
-  p = p * r + 1.0f / 6;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const FourFloats power = of_bits(bits_of(p) + (bits_of(shifted) << 23));
-  const FourFloats far = 1.0f - 2.0f / (power + 1.0f);
-  const FourFloats square = size * size;
-  FourFloats q = zero - 1382.0f / 155925;
-  q = q * square + 62.0f / 2835;
-  q = q * square - 17.0f / 315;
-  q = q * square + 2.0f / 15;
-  q = q * square - 1.0f / 3;
-  const FourFloats near = size + size * square * q;
-  const FourFloats result = size < 0.35f + zero ? near : far;
-  const FourFloats signed_result = of_bits(bits_of(result) | (bits_of(x) & sign_bit));
-  return x == x ? signed_result : x;
-}
-
 void tanh_row(const float* x, float alpha, float* out, int64_t n) {
-  using L = Lanes<float>;
-  int64_t i = 0;
-  for (; i + L::kCount <= n; i += L::kCount) L::store(out + i, tanh_of(L::load(x + i) * alpha));
-  if (i == n) return;
-  float rest[L::kCount] = {};  // the last ones in the same way, whatever the width
-  std::copy(x + i, x + n, rest);
-  L::store(rest, tanh_of(L::load(rest) * alpha));
-  std::copy(rest, rest + (n - i), out + i);
+  simd_levels().front().squash->tanh(x, alpha, out, n);
 }
 void tanh_row(const double* x, double alpha, double* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = std::tanh(alpha * x[i]);

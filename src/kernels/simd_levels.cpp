@@ -7,39 +7,42 @@ namespace formwork {
 
 namespace simd_base {
 extern const AttentionTiles kAttentionTiles;
-}
+extern const SquashRows kSquashRows;
+}  // namespace simd_base
 #if defined(__x86_64__)
 namespace simd_avx2 {
 extern const AttentionTiles kAttentionTiles;
-}
+extern const SquashRows kSquashRows;
+}  // namespace simd_avx2
 namespace simd_avx512 {
 extern const AttentionTiles kAttentionTiles;
-}
+extern const SquashRows kSquashRows;
+}  // namespace simd_avx512
 #endif
 
 namespace cpu {
 namespace {
 
-std::vector<const AttentionTiles*> supported() {
-  std::vector<const AttentionTiles*> found;
+std::vector<SimdLevel> supported() {
+  std::vector<SimdLevel> found;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    found.push_back(&simd_avx512::kAttentionTiles);
+    found.push_back({&simd_avx512::kAttentionTiles, &simd_avx512::kSquashRows});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back(&simd_avx2::kAttentionTiles);
+    found.push_back({&simd_avx2::kAttentionTiles, &simd_avx2::kSquashRows});
 #endif
-  found.push_back(&simd_base::kAttentionTiles);
+  found.push_back({&simd_base::kAttentionTiles, &simd_base::kSquashRows});
   const char* wanted = std::getenv("FORMWORK_SIMD");
-  while (wanted && found.size() > 1 && found.front()->name != std::string(wanted))
+  while (wanted && found.size() > 1 && found.front().attention->name != std::string(wanted))
     found.erase(found.begin());
   return found;
 }
 
 }  // namespace
 
-const std::vector<const AttentionTiles*>& attention_tiles() {
-  static const std::vector<const AttentionTiles*> levels = supported();
+const std::vector<SimdLevel>& simd_levels() {
+  static const std::vector<SimdLevel> levels = supported();
   return levels;
 }
 

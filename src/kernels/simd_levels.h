@@ -4,11 +4,18 @@
 #include <vector>
 
 #include "kernels/simd/attention_tiles.h"
+#include "kernels/simd/squash_rows.h"
 
 namespace formwork::cpu {
 
-/// The tile functions this processor can run, the widest first; never empty. FORMWORK_SIMD=base,
-/// avx2 or avx512 in the environment leaves out the wider ones.
-const std::vector<const AttentionTiles*>& attention_tiles();
+/// What was compiled for one instruction set.
+struct SimdLevel {
+  const AttentionTiles* attention;
+  const SquashRows* squash;
+};
+
+/// The levels this processor can run, the widest first; never empty. FORMWORK_SIMD=base, avx2 or
+/// avx512 in the environment leaves out the wider ones.
+const std::vector<SimdLevel>& simd_levels();
 
 }  // namespace formwork::cpu

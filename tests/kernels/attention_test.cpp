@@ -121,10 +121,11 @@ TEST(property, attention_of_every_instruction_set_agrees) {
   const Tensor v = normal_tensor({kTile, 32}, 1, random.child("v"));
   const Tensor expected = at::softmax(at::matmul(q, k.t()).to(at::kDouble) * std::log(2.0), -1)
                               .matmul(v.to(at::kDouble));
-  ASSERT_FALSE(cpu::attention_tiles().empty());
-  EXPECT_STREQ(cpu::attention_tiles().back()->name, "base");
-  for (const AttentionTiles* tiles : cpu::attention_tiles())
-    EXPECT_LT(error_of(by_tiles(*tiles, q, k, v), expected), 2e-6) << tiles->name;
+  ASSERT_FALSE(cpu::simd_levels().empty());
+  EXPECT_STREQ(cpu::simd_levels().back().attention->name, "base");
+  for (const cpu::SimdLevel& level : cpu::simd_levels())
+    EXPECT_LT(error_of(by_tiles(*level.attention, q, k, v), expected), 2e-6)
+        << level.attention->name;
 }
 
 TEST(property, attention_is_the_same_for_any_number_of_threads) {

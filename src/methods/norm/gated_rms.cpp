@@ -1,4 +1,4 @@
-#include "kernels/rms_norm.h"
+#include "kernels/gated_rms.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -19,8 +19,7 @@ class GatedRms final : public Norm {
         gate_(add_parameter("gate", at::ones({site.width}), Role::norm)) {}
 
   Tensor forward(const Tensor& x, const Tensor&) override {
-    const Tensor gate = at::sigmoid(gate_ * x).to(x.scalar_type());
-    return rms_norm_outside(x, scale_, eps_) * gate;
+    return gated_rms(x, scale_, gate_, eps_);
   }
   Tensor gain() const override { return scale_; }
 

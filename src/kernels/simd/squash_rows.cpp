@@ -1,0 +1,125 @@
+#include "kernels/simd/squash_rows.h"
+
+#include "kernels/simd/vector.h"
+
+namespace formwork::FORMWORK_SIMD {
+namespace {
+
+constexpr float kLog2E = 1.4426950f;
+
+Integers sign_bits(Vector x) {
+  Integers bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits & (Integers{} + static_cast<int32_t>(0x80000000u));
+}
+
+/// x with those sign bits turned over.
+Vector turned(Vector x, Integers signs) {
+  Integers bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  bits ^= signs;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+/// tanh |x| = (1 - e) / (1 + e) with e = exp(-2 |x|), and its Taylor series where that would lose
+/// digits.
+Vector tanh_of(Vector x) {
+  const Integers signs = sign_bits(x);
+  const Vector size = turned(x, signs);
+  const Vector e = exp2_of_negative(size * (-2 * kLog2E));
+  const Vector far = (1.0f - e) / (1.0f + e);
+  const Vector square = size * size;
+  Vector q = all(-1382.0f / 155925);
+  q = q * square + 62.0f / 2835;
+  q = q * square - 17.0f / 315;
+  q = q * square + 2.0f / 15;
+  q = q * square - 1.0f / 3;
+  return turned(size < all(0.35f) ? size + size * square * q : far, signs);
+}
+
+/// 1 / (1 + exp(-x)), by exp of what is at most 0.
+Vector sigmoid_of(Vector x) {
+  const Integers signs = sign_bits(x);
+  const Vector e = exp2_of_negative(turned(x, signs) * -kLog2E);
+  return (x < Vector{} ? e : all(1.0f)) / (1.0f + e);
+}
+
+/// The last floats of a row, fewer than a vector, followed by zeros.
+struct Rest {
+  float values[kLanes] = {};
+  Rest(const float* from, int64_t count) { std::memcpy(values, from, count * sizeof(float)); }
+  void put(float* to, int64_t count) const { std::memcpy(to, values, count * sizeof(float)); }
+};
+
+void tanh_row(const float* x, float alpha, float* out, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, tanh_of(load(x + i) * alpha));
+  if (i == n) return;
+  Rest rest(x + i, n - i);
+  store(rest.values, tanh_of(load(rest.values) * alpha));
+  rest.put(out + i, n - i);
+}
+
+void gate_vectors(const float* x, float root, const float* scale, const float* gate, float* y,
+                  int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vector v = load(x + i);
+    store(y + i, v * root * load(scale + i) * sigmoid_of(load(gate + i) * v));
+  }
+}
+
+void gate_row(const float* x, float root, const float* scale, const float* gate, float* y,
+              int64_t n) {
+  const int64_t whole = n / kLanes * kLanes, left = n - whole;
+  gate_vectors(x, root, scale, gate, y, whole);
+  if (left == 0) return;
+  const Rest by(scale + whole, left), through(gate + whole, left);
+  Rest rest(x + whole, left);
+  gate_vectors(rest.values, root, by.values, through.values, rest.values, kLanes);
+  rest.put(y + whole, left);
+}
+
+/// All of dx but the part through root; returns Σ g · scale · σ · x.
+Vector gate_slopes(const float* g, const float* x, float root, const float* scale,
+                   const float* gate, float* dx, float* scale_sum, float* gate_sum, int64_t n) {
+  Vector along{};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vector v = load(x + i), through = load(gate + i), dy = load(g + i);
+    const Vector open = sigmoid_of(through * v);
+    const Vector inner = dy * load(scale + i) * open;
+    const Vector bend = inner * (1.0f - open) * v * root;
+    store(scale_sum + i, load(scale_sum + i) + dy * v * root * open);
+    store(gate_sum + i, load(gate_sum + i) + bend * v);
+    store(dx + i, inner * root + bend * through);
+    along += inner * v;
+  }
+  return along;
+}
+
+void gate_backward_row(const float* g, const float* x, float root, float slope, const float* scale,
+                       const float* gate, float* dx, float* scale_sum, float* gate_sum, int64_t n) {
+  const int64_t whole = n / kLanes * kLanes, left = n - whole;
+  Vector along = gate_slopes(g, x, root, scale, gate, dx, scale_sum, gate_sum, whole);
+  if (left > 0) {
+    const Rest dy(g + whole, left), v(x + whole, left), by(scale + whole, left),
+        through(gate + whole, left);
+    Rest to(x + whole, left), scales(scale_sum + whole, left), gates(gate_sum + whole, left);
+    along += gate_slopes(dy.values, v.values, root, by.values, through.values, to.values,
+                         scales.values, gates.values, kLanes);
+    to.put(dx + whole, left);
+    scales.put(scale_sum + whole, left);
+    gates.put(gate_sum + whole, left);
+  }
+  const float back = sum(along) * slope;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(dx + i, load(dx + i) - load(x + i) * back);
+  for (; i < n; ++i) dx[i] -= x[i] * back;
+}
+
+}  // namespace
+
+extern const SquashRows kSquashRows;
+const SquashRows kSquashRows{tanh_row, gate_row, gate_backward_row};
+
+}  // namespace formwork::FORMWORK_SIMD
