@@ -103,8 +103,9 @@ std::vector<Variant> read_variants(const Value* list, const std::string& source)
   }
   const auto named = std::stable_partition(variants.begin(), variants.end(),
                                            [](const Variant& v) { return v.baseline; });
-  check(named - variants.begin() <= 1, source, "two variants are named the baseline: '",
-        variants.front().name, "' and '", variants.size() > 1 ? variants[1].name : "", "'");
+  if (named - variants.begin() > 1)
+    fail(source, "two variants are named the baseline: '", variants[0].name, "' and '",
+         variants[1].name, "'");
   if (named == variants.begin()) {
     Variant baseline;
     baseline.name = baseline.folder = "baseline";
