@@ -28,6 +28,11 @@ PROGRAM = pathlib.Path(os.environ.get("FORMWORK", SOURCE / "build" / "formwork")
 SKIPPED = 77  # the exit code that ctest shows as "skipped"
 
 
+def sanitized(program=PROGRAM):
+    """Whether a program or library was built with AddressSanitizer or ThreadSanitizer."""
+    return re.search(rb"__[at]san_init", pathlib.Path(program).read_bytes()) is not None
+
+
 class FormworkCase(unittest.TestCase):
     """A test with a temporary folder `self.folder` and functions that run the program in it."""
 

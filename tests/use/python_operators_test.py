@@ -1,7 +1,6 @@
 # ctest: slow timeout=120
 """The operators from Python: torch.ops.formwork.* out of libformwork_kernels.so, with gradients."""
 
-import re
 import subprocess
 import unittest
 
@@ -54,7 +53,7 @@ class Operators(unittest.TestCase):
     def test_agree_with_torch(self):
         if not PYTHON.exists():
             self.skipTest("libtorch came without Python (FORMWORK_LIBTORCH)")
-        if re.search(rb"__[at]san_init", LIBRARY.read_bytes()):
+        if formwork_case.sanitized(LIBRARY):
             self.skipTest("a Python without sanitizers cannot load a library with them")
         done = subprocess.run([PYTHON, "-c", SCRIPT, LIBRARY], capture_output=True, text=True,
                               timeout=110, check=False)
