@@ -27,7 +27,7 @@ function plain(value) {
   if (value === 0) return '0';
   const size = Math.abs(value);
   if (size < 1e-3 || size >= 1e6) return trimExponent(value.toExponential(3));
-  return trim(value.toPrecision(size >= 1e4 ? 6 : 5));
+  return trim(value.toPrecision(size >= 1e4 ? 6 : size < 0.01 ? 3 : 5));
 }
 function trimExponent(text) { const [a, b] = text.split('e'); return trim(a) + 'e' + b.replace('+', ''); }
 function bytes(value) { return value >= 1e9 ? trim((value / 1e9).toPrecision(3)) + ' GB' : trim((value / 1e6).toPrecision(3)) + ' MB'; }
