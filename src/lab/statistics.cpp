@@ -84,6 +84,8 @@ double median_of(std::vector<double> values) {
 
 std::optional<double> deviation_of(const std::vector<double>& values) {
   if (values.size() < 2) return std::nullopt;
+  // Their mean may be another number by rounding.
+  if (std::equal(values.begin() + 1, values.end(), values.begin())) return 0.0;
   const double mean = mean_of(values);
   double sum = 0.0;
   for (const double value : values) sum += (value - mean) * (value - mean);

@@ -89,6 +89,7 @@ TEST(property, lab_summaries_of_values) {
   EXPECT_EQ(median_of({4, 1, 2, 9}), 3.0);
   EXPECT_FALSE(deviation_of({1.0}));
   EXPECT_NEAR(*deviation_of({1, 2, 6}), std::sqrt(7.0), 1e-12);
+  EXPECT_EQ(*deviation_of({0.352, 0.352, 0.352}), 0.0);
   const Line line = fit_line({1, 2, 3}, {5, 7, 9});
   EXPECT_NEAR(line.slope, 2.0, 1e-12);
   EXPECT_NEAR(line.intercept, 3.0, 1e-12);
