@@ -88,6 +88,7 @@ void Claim::describe(OptionSet& o) {
   o.add("statement", statement, "what is claimed, in one's own words");
   o.add("specification", specification, "the methods' specification");
   o.add("note", note, "what a reader of the verdict should know");
+  o.add("needs", needs, "a file or folder of data, without which the claim is left out of all");
   o.add("minutes", minutes, "how long it takes on two cores", above(0));
   o.add("seeds", seeds, "trainings of each variant", at_least(2));
   o.add("equal", equal, "what all get the same of: steps, tokens, seconds, flops",

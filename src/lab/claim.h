@@ -32,6 +32,7 @@ struct Expectation {
 struct Claim {
   std::string slug;  // of the file
   std::string citation, statement, specification, note;
+  std::string needs;  // a file or folder of data; without it the claim is left out of "all"
   double minutes = 3.0;
   int64_t seeds = 3;
   std::string equal;

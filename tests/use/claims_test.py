@@ -92,8 +92,17 @@ class Shipped(formwork_case.FormworkCase):
         self.assertGreater(len(claims), 0)
         for path in claims:
             with self.subTest(claim=path.stem):
-                self.assertIn("[full]", path.read_text(encoding="utf-8"))
-                self.formwork("claims", path, "--check")
+                text = path.read_text(encoding="utf-8")
+                self.assertIn("[full]", text)
+                if "needs = " in text:  # without its data
+                    self.refused("claims", path, "--check", names=["there is no such file"])
+                else:
+                    self.formwork("claims", path, "--check")
+
+    def test_claims_without_their_data_are_left_out_of_all(self):
+        done = self.formwork("claims", "--from", formwork_case.SOURCE / "claims", "--check")
+        self.assertIn("moto_tokenprop is left out: there is no data/mnist-t10k here", done.stderr)
+        self.assertIn("claims are well formed", done.stdout)
 
 
 if __name__ == "__main__":
