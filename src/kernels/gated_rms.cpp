@@ -2,8 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
 #include <cmath>
+
+#include "kernels/rms_norm.h"
 
 namespace formwork {
 namespace {
@@ -61,10 +62,8 @@ Tensor gated_rms(const Tensor& x, const Tensor& scale, const Tensor& gate, doubl
 
 Tensor gated_rms_reference(const Tensor& x, const Tensor& scale, const Tensor& gate, double eps) {
   const Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-  const Tensor length = at::linalg_vector_norm(wide, 2, {-1}, true) /
-                        std::sqrt(static_cast<double>(std::max<int64_t>(1, x.size(-1))));
-  const Tensor normed = wide / (length + eps);
-  return (normed * scale * at::sigmoid(gate * wide)).to(x.scalar_type());
+  return (rms_norm_outside_reference(wide, scale, eps) * at::sigmoid(gate * wide))
+      .to(x.scalar_type());
 }
 
 }  // namespace formwork

@@ -94,9 +94,23 @@ bool all_valid(const Tensor& valid) {
   return !valid.defined() || valid.all().item<bool>();
 }
 
+void show_parts(const Stream& stream, const Tensor& q, const Tensor& k, const Tensor& v,
+                const Scores& scores) {
+  if (!stream.observer) return;
+  stream.show("query", q);
+  stream.show("key", k);
+  stream.show("value", v);
+  show_attention(stream, q, k, scores);
+}
+
 bool right_padded(const Tensor& valid) {
   const int64_t n = valid.size(1);
   return n < 2 || !valid.narrow(1, 1, n - 1).gt(valid.narrow(1, 0, n - 1)).any().item<bool>();
+}
+
+void hide_padding(Scores& scores, const Tensor& valid) {
+  if (!valid.defined() || (scores.causal && right_padded(valid))) return;
+  scores.allowed = valid.unsqueeze(1).unsqueeze(2);
 }
 
 }  // namespace formwork

@@ -33,8 +33,16 @@ Tensor attention_weights(const Tensor& q, const Tensor& k, const Scores& scores)
 /// computes stays as it is, its random numbers too.
 void show_attention(const Stream& stream, const Tensor& q, const Tensor& k, Scores scores);
 
+/// "query", "key" and "value" as they are, and what show_attention shows.
+void show_parts(const Stream& stream, const Tensor& q, const Tensor& k, const Tensor& v,
+                const Scores& scores);
+
 /// True where `valid` [B,N] has no real token after a padded one.
 bool right_padded(const Tensor& valid);
+/// Keeps queries from keys that are not `valid` [B,N] (may be undefined). scores.causal says
+/// whether they see their past only: then no valid token looks at padding to its right, and no mask
+/// is needed.
+void hide_padding(Scores& scores, const Tensor& valid);
 /// True where `valid` is undefined or true everywhere.
 bool all_valid(const Tensor& valid);
 

@@ -101,9 +101,7 @@ class Complexformer final : public Mixer {
     const Tensor positions = positions_of(stream, x, nullptr);
     Scores scores = plain_scores();
     scores.causal = causal_;
-    // Padding to the right of a causal sequence is never looked at by a valid token.
-    if (stream.valid.defined() && !(causal_ && right_padded(stream.valid)))
-      scores.allowed = stream.valid.unsqueeze(1).unsqueeze(2);
+    hide_padding(scores, stream.valid);
     return finish(query(x, positions), key(x, positions), maps_->value(x), scores,
                   {positions, positions}, stream);
   }
@@ -175,12 +173,7 @@ class Complexformer final : public Mixer {
       q = at::zeros_like(q);
       k = at::zeros_like(k);
     }
-    if (stream.observer) {
-      stream.show("query", q);
-      stream.show("key", k);
-      stream.show("value", v);
-      show_attention(stream, q, k, scores);
-    }
+    show_parts(stream, q, k, v, scores);
     const Tensor y = maps_->output(attend(q, k, v, scores));
     stream.show("output", y);
     return y;

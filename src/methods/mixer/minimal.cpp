@@ -83,9 +83,7 @@ class Minimal final : public Mixer {
     Scores scores = plain_scores();
     scores.causal = causal_;
     scores.bias = position_->bias(positions, positions, q.scalar_type());
-    // Padding to the right of a causal sequence is never looked at by a valid token.
-    if (stream.valid.defined() && !(causal_ && right_padded(stream.valid)))
-      scores.allowed = stream.valid.unsqueeze(1).unsqueeze(2);
+    hide_padding(scores, stream.valid);
     return finish(q, k, value(x), scores, stream);
   }
 
@@ -134,12 +132,7 @@ class Minimal final : public Mixer {
 
   Tensor finish(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores,
                 const Stream& stream) const {
-    if (stream.observer) {
-      stream.show("query", q);
-      stream.show("key", k);
-      stream.show("value", v);
-      show_attention(stream, q, k, scores);
-    }
+    show_parts(stream, q, k, v, scores);
     // Autocast gives queries another type than tokens that no map has read.
     const auto type = q.scalar_type();
     const Tensor mixed = attend(q, k.to(type), v.to(type), scores).transpose(1, 2).flatten(2);

@@ -98,9 +98,7 @@ class SaturatedAttention final : public Mixer {
     Scores scores = plain_scores();
     scores.causal = causal_;
     scores.bias = position_->bias(positions, positions, q.scalar_type());
-    // Padding to the right of a causal sequence is never looked at by a valid token.
-    if (stream.valid.defined() && !(causal_ && right_padded(stream.valid)))
-      scores.allowed = stream.valid.unsqueeze(1).unsqueeze(2);
+    hide_padding(scores, stream.valid);
     regularise(q, k, scores, stream);
     return finish(q, k, maps_->value(x), scores, {positions, positions}, stream);
   }

@@ -59,9 +59,7 @@ class Softmax final : public Mixer {
     Scores scores = plain_scores();
     scores.causal = causal_;
     scores.bias = position_->bias(positions, positions, q.scalar_type());
-    // Padding to the right of a causal sequence is never looked at by a valid token.
-    if (stream.valid.defined() && !(causal_ && right_padded(stream.valid)))
-      scores.allowed = stream.valid.unsqueeze(1).unsqueeze(2);
+    hide_padding(scores, stream.valid);
     return finish(q, k, maps_->value(x), scores, stream);
   }
 
@@ -88,12 +86,7 @@ class Softmax final : public Mixer {
 
   Tensor finish(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores,
                 const Stream& stream) const {
-    if (stream.observer) {
-      stream.show("query", q);
-      stream.show("key", k);
-      stream.show("value", v);
-      show_attention(stream, q, k, scores);
-    }
+    show_parts(stream, q, k, v, scores);
     const Tensor y = maps_->output(attend(q, k, v, scores));
     stream.show("output", y);
     return y;

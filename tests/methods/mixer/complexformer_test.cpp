@@ -40,26 +40,7 @@ void check_case(const GoldenCase& golden, const char* implementation) {
                   {"qk_norm", Value(golden.has("param.q_norm.weight"))},
                   {"qkv_dim", Value(rows)},
                   {"kv_heads", Value(what.heads * key_rows / rows)}};
-  const auto mixer = what.make();
-  {
-    const c10::NoGradGuard no_grad;
-    const auto own = mixer->named_tensors();
-    ASSERT_EQ(own.size(), golden.under("param.").size());
-    for (const auto& [name, value] : golden.under("param.")) Tensor(own.at(name)).copy_(value);
-  }
-  const Tensor x = golden.at("in.x").clone().requires_grad_(true);
-  const Tensor valid = golden.has("in.pad_mask") ? golden.at("in.pad_mask") > 0.5 : Tensor();
-  const Tensor y = run(*mixer, x, valid);
-  expect_close("y", y, golden.at("out.y"));
-  if (golden.has("out.weights") && !valid.defined())
-    expect_close("weights", observed(*mixer, x, "attention"), golden.at("out.weights"));
-  if (!golden.has("in.cotangent")) return;
-  (y * golden.at("in.cotangent")).sum().backward();
-  if (golden.has("grad.in.x")) expect_close("x", x.grad(), golden.at("grad.in.x"));
-  for (const Parameter& parameter : mixer->parameters())
-    if (golden.has("grad.param." + parameter.name))
-      expect_close(parameter.name, parameter.tensor.grad(),
-                   golden.at("grad.param." + parameter.name));
+  expect_golden(*what.make(), golden);
 }
 
 TEST(golden, complexformer) {

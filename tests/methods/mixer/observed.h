@@ -7,6 +7,7 @@
 #include <string>
 
 #include "methods/mixer/mixer.h"
+#include "support/mixers.h"
 
 namespace formwork::test {
 
@@ -26,6 +27,30 @@ inline Tensor observed(Mixer& mixer, const Tensor& x, const std::string& what, i
   stream.positions = at::arange(first, first + x.size(1));
   mixer.forward(x, stream);
   return recorder.seen.at("it." + what);
+}
+
+/// The mixer with a golden file's parameters gives its outputs, weights and gradients, as far as
+/// the file has them; the mixer must have exactly those parameters.
+inline void expect_golden(Mixer& mixer, const GoldenCase& golden) {
+  {
+    const c10::NoGradGuard no_grad;
+    const auto own = mixer.named_tensors();
+    ASSERT_EQ(own.size(), golden.under("param.").size());
+    for (const auto& [name, value] : golden.under("param.")) Tensor(own.at(name)).copy_(value);
+  }
+  const Tensor x = golden.at("in.x").clone().requires_grad_(true);
+  const Tensor valid = golden.has("in.pad_mask") ? golden.at("in.pad_mask") > 0.5 : Tensor();
+  const Tensor y = run(mixer, x, valid);
+  expect_close("y", y, golden.at("out.y"));
+  if (golden.has("out.weights") && !valid.defined())
+    expect_close("weights", observed(mixer, x, "attention"), golden.at("out.weights"));
+  if (!golden.has("in.cotangent")) return;
+  (y * golden.at("in.cotangent")).sum().backward();
+  if (golden.has("grad.in.x")) expect_close("x", x.grad(), golden.at("grad.in.x"));
+  for (const Parameter& parameter : mixer.parameters())
+    if (golden.has("grad.param." + parameter.name))
+      expect_close(parameter.name, parameter.tensor.grad(),
+                   golden.at("grad.param." + parameter.name));
 }
 
 }  // namespace formwork::test

@@ -105,25 +105,8 @@ void check_module(const GoldenCase& golden) {
   what.options.emplace_back("weights", Value(golden.option<std::string>("weights", "saturated")));
   what.options.emplace_back("gradient",
                             Value(gradient.find("zero") == 0 ? "zero" : "straight_through"));
-  const auto mixer = what.make();
-  {
-    const c10::NoGradGuard no_grad;
-    const auto own = mixer->named_tensors();
-    ASSERT_EQ(own.size(), golden.under("param.").size());
-    for (const auto& [name, value] : golden.under("param.")) Tensor(own.at(name)).copy_(value);
-  }
-  const Tensor x = golden.at("in.x").clone().requires_grad_(true);
-  const Tensor valid = golden.has("in.pad_mask") ? golden.at("in.pad_mask") > 0.5 : Tensor();
-  const Tensor y = run(*mixer, x, valid);
-  expect_close("y", y, golden.at("out.y"));
-  if (golden.has("out.weights") && !valid.defined())
-    expect_close("weights", observed(*mixer, x, "attention"), golden.at("out.weights"));
-  (y * golden.at("in.cotangent")).sum().backward();
-  if (golden.has("grad.in.x")) expect_close("x", x.grad(), golden.at("grad.in.x"));
-  for (const Parameter& parameter : mixer->parameters())
-    if (golden.has("grad.param." + parameter.name))
-      expect_close(parameter.name, parameter.tensor.grad(),
-                   golden.at("grad.param." + parameter.name));
+  ASSERT_TRUE(golden.has("in.cotangent"));
+  expect_golden(*what.make(), golden);
 }
 
 TEST(golden, saturated_attention) {
