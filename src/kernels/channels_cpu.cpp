@@ -1,10 +1,10 @@
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 
 #include "kernels/channel_rows.h"
 #include "kernels/channels.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/rows.h"
 
 namespace formwork::cpu {
@@ -14,7 +14,7 @@ template <class T>
 void sum_rows(const T* g, const T* x, const Accumulator<T>* centre, const bool* valid,
               Accumulator<T>* partials, int64_t rows, int64_t n, int64_t chunk) {
   using A = Accumulator<T>;
-  at::parallel_for(0, (rows + chunk - 1) / chunk, 1, [&](int64_t begin, int64_t end) {
+  parallel_rows((rows + chunk - 1) / chunk, 1, [&](int64_t begin, int64_t end) {
     std::vector<RowReader<T>> read_g(kTogether, RowReader<T>(n)), read_x = read_g;
     for (int64_t c = begin; c < end; ++c) {
       A* product = partials + 2 * c * n;
@@ -61,7 +61,7 @@ at::Tensor channel_combine(const at::Tensor& g, const at::Tensor& g_factor, cons
     const auto* from = g.const_data_ptr<scalar_t>();
     const auto* other = data_or_null<scalar_t>(x);
     auto* to = y.data_ptr<scalar_t>();
-    at::parallel_for(0, rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    parallel_rows(rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
       RowReader<scalar_t> read(n), read_other(n);
       RowWriter<scalar_t> write(n);
       for (int64_t r = begin; r < end; ++r) {

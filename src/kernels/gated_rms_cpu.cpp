@@ -1,11 +1,11 @@
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
 
 #include "kernels/gated_rms.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/rows.h"
 #include "kernels/simd_levels.h"
 
@@ -20,7 +20,7 @@ void gate_rows(const at::Tensor& x, const float* scale, const float* gate, doubl
   T* to = result.y.data_ptr<T>();
   float *roots = result.root.data_ptr<float>(), *slopes = result.slope.data_ptr<float>();
   const SquashRows& rows = *simd_levels().front().squash;
-  at::parallel_for(0, x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+  parallel_rows(x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n);
     RowWriter<T> write(n);
     for (int64_t r = begin; r < end; ++r) {
@@ -46,7 +46,7 @@ void gate_rows_backward(const at::Tensor& g, const at::Tensor& x, const GatedRms
   T* to = dx.data_ptr<T>();
   float* partial = partials.data_ptr<float>();
   const SquashRows& rows = *simd_levels().front().squash;
-  at::parallel_for(0, partials.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_rows(partials.size(0), 1, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n), read_gradient(n);
     RowWriter<T> write(n);
     for (int64_t c = begin; c < end; ++c) {

@@ -1,11 +1,11 @@
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/channel_rows.h"
 #include "kernels/grouped.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/rows.h"
 
 namespace formwork::cpu {
@@ -167,7 +167,7 @@ void sum_rows(const at::Tensor& g, const at::Tensor& x, const at::Tensor& valid,
   const T *gradient = data_or_null<T>(g), *from = x.const_data_ptr<T>();
   const bool* real = data_or_null<bool>(valid);
   A *roots = result.roots.data_ptr<A>(), *partial = partials.data_ptr<A>();
-  at::parallel_for(0, partials.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_rows(partials.size(0), 1, [&](int64_t begin, int64_t end) {
     std::vector<RowReader<T>> read(kTogether, RowReader<T>(n)), read_gradient = read;
     for (int64_t c = begin; c < end; ++c) {
       ScaledAdder<A> adder(token.groups, token.width, partial + 2 * c * n,
@@ -194,7 +194,7 @@ void scale_rows(const at::Tensor& x, const at::Tensor& roots, const at::Tensor& 
   const A *root = roots.const_data_ptr<A>(), *by = factor.const_data_ptr<A>();
   const A* more = shift.const_data_ptr<A>();
   T* to = y.data_ptr<T>();
-  at::parallel_for(0, x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+  parallel_rows(x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n);
     RowWriter<T> write(n);
     for (int64_t r = begin; r < end; ++r) {
@@ -216,7 +216,7 @@ void gradient_rows(const at::Tensor& g, const at::Tensor& x, const at::Tensor& r
   const A *root = roots.const_data_ptr<A>(), *by = g_factor.const_data_ptr<A>();
   const A* along = z_factor.const_data_ptr<A>();
   T* to = dx.data_ptr<T>();
-  at::parallel_for(0, x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+  parallel_rows(x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n), read_gradient(n);
     RowWriter<T> write(n);
     std::vector<A> u(width);

@@ -7,11 +7,11 @@
 
 namespace formwork {
 
-/// As wide as one register of every 64-bit machine.
+/// As wide as a register of AVX2; elsewhere the compiler splits it into the registers there are.
 template <class T>
 struct Lanes {
-  typedef T Vector __attribute__((vector_size(16)));
-  static constexpr int64_t kCount = 16 / sizeof(T);
+  typedef T Vector __attribute__((vector_size(32)));
+  static constexpr int64_t kCount = 32 / sizeof(T);
 
   static inline Vector load(const T* from) {
     Vector v;

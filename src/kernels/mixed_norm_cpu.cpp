@@ -1,5 +1,4 @@
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
@@ -8,6 +7,7 @@
 
 #include "kernels/lanes.h"
 #include "kernels/mixed_norm.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/rows.h"
 
 namespace formwork::cpu {
@@ -138,7 +138,7 @@ void forward_rows(const at::Tensor& x, const MixedNorm& norm, const MixedForward
   A *mean = result.mean.data_ptr<A>(), *inverse = result.inverse.data_ptr<A>();
   const ChannelPart<A> channel = channels<A>(norm, {});
   const A share = static_cast<A>(norm.share), eps = static_cast<A>(norm.eps);
-  at::parallel_for(0, rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+  parallel_rows(rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n);
     RowWriter<T> write(n);
     for (int64_t r = begin; r < end; ++r) {
@@ -169,7 +169,7 @@ void sum_rows(const at::Tensor& g, const at::Tensor& x, const MixedForward& forw
   const A *by = weight.const_data_ptr<A>(), *off = centre.const_data_ptr<A>();
   A *first = sums.token_gradient.data_ptr<A>(), *second = sums.token_product.data_ptr<A>();
   A* partial = partials.data_ptr<A>();
-  at::parallel_for(0, partials.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_rows(partials.size(0), 1, [&](int64_t begin, int64_t end) {
     std::vector<RowReader<T>> read(2, RowReader<T>(n)), read_gradient = read;
     for (int64_t c = begin; c < end; ++c) {
       A* own = partial + 3 * c * n;
@@ -204,7 +204,7 @@ void backward_rows(const at::Tensor& g, const at::Tensor& x, const MixedForward&
   const A* second = sums.token_product.const_data_ptr<A>();
   const ChannelPart<A> channel = channels<A>(norm, slope);
   const A share = static_cast<A>(norm.share), channels_count = static_cast<A>(n);
-  at::parallel_for(0, rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+  parallel_rows(rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read_gradient(n), read(n);
     RowWriter<T> write(n);
     for (int64_t r = begin; r < end; ++r) {

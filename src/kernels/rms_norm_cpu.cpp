@@ -1,11 +1,11 @@
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <cmath>
 #include <tuple>
 #include <utility>
 
 #include "kernels/lanes.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rows.h"
 
@@ -155,7 +155,7 @@ void forward_rows(const T* x, const T* residual, const Accumulator<T>* scale, do
                   RmsForm form, T* y, T* sum, const RowNumbers<Accumulator<T>>& numbers,
                   int64_t rows, int64_t n) {
   using A = Accumulator<T>;
-  at::parallel_for(0, rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+  parallel_rows(rows, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n), read_more(n);
     RowWriter<T> write(n);
     for (int64_t r = begin; r < end; ++r) {
@@ -179,7 +179,7 @@ void backward_rows(const T* gradient, const T* more, const T* x,
                    Accumulator<T>* partials, int64_t rows, int64_t n, int64_t chunk) {
   using A = Accumulator<T>;
   const int64_t chunks = (rows + chunk - 1) / chunk;
-  at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel_rows(chunks, 1, [&](int64_t begin, int64_t end) {
     RowReader<T> read_gradient(n), read(n), read_more(n);
     RowWriter<T> write(n);
     for (int64_t c = begin; c < end; ++c) {

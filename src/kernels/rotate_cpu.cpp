@@ -1,10 +1,10 @@
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <array>
 
 #include "kernels/lanes.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/rotate.h"
 #include "kernels/rows.h"
 
@@ -63,14 +63,14 @@ void turn_neighbours(const A* x, const A* cosine, const A* sine, A sign, A* out,
   int64_t c = 0;
   if constexpr (std::is_same_v<A, float>) {
     using L = Lanes<float>;
-    for (; c + 4 <= half; c += 4) {
-      const auto low = L::load(x + 2 * c), high = L::load(x + 2 * c + 4);
-      const auto r = __builtin_shufflevector(low, high, 0, 2, 4, 6);
-      const auto s = __builtin_shufflevector(low, high, 1, 3, 5, 7);
+    for (; c + 8 <= half; c += 8) {
+      const auto low = L::load(x + 2 * c), high = L::load(x + 2 * c + 8);
+      const auto r = __builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14);
+      const auto s = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15);
       const auto cos = L::load(cosine + c), sin = L::load(sine + c) * sign;
       const auto p = r * cos - s * sin, q = s * cos + r * sin;
-      L::store(out + 2 * c, __builtin_shufflevector(p, q, 0, 4, 1, 5));
-      L::store(out + 2 * c + 4, __builtin_shufflevector(p, q, 2, 6, 3, 7));
+      L::store(out + 2 * c, __builtin_shufflevector(p, q, 0, 8, 1, 9, 2, 10, 3, 11));
+      L::store(out + 2 * c + 8, __builtin_shufflevector(p, q, 4, 12, 5, 13, 6, 14, 7, 15));
     }
   }
   for (; c < half; ++c) {
@@ -89,7 +89,7 @@ void rotate_rows(const T* x, const Accumulator<T>* cosine, const Accumulator<T>*
   int64_t outer = 1;
   for (int64_t i = 0; i < kLeading - 1; ++i) outer *= walk.size[i];
   const int64_t grain = std::max<int64_t>(1, kElementsAtOnce / std::max<int64_t>(1, inner * width));
-  at::parallel_for(0, outer, grain, [&](int64_t begin, int64_t end) {
+  parallel_rows(outer, grain, [&](int64_t begin, int64_t end) {
     RowReader<T> read(width);
     RowWriter<T> write(width);
     for (int64_t o = begin; o < end; ++o) {

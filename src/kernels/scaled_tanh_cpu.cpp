@@ -1,10 +1,10 @@
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "kernels/channel_rows.h"
+#include "kernels/parallel_rows.h"
 #include "kernels/rows.h"
 #include "kernels/scaled_tanh.h"
 #include "kernels/simd_levels.h"
@@ -52,7 +52,7 @@ void forward_rows(const at::Tensor& x, double alpha, const at::Tensor& weight,
   const A *by = weight.const_data_ptr<A>(), *more = bias.const_data_ptr<A>();
   A* squashed = result.squashed.data_ptr<A>();
   T* to = result.y.data_ptr<T>();
-  at::parallel_for(0, x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+  parallel_rows(x.numel() / n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n);
     RowWriter<T> write(n);
     for (int64_t r = begin; r < end; ++r) {
@@ -73,7 +73,7 @@ void backward_rows(const at::Tensor& g, const at::Tensor& x, const at::Tensor& s
   const A *t = squashed.const_data_ptr<A>(), *by = weight.const_data_ptr<A>();
   A* partial = partials.data_ptr<A>();
   T* to = dx.data_ptr<T>();
-  at::parallel_for(0, partials.size(0), 1, [&](int64_t begin, int64_t end) {
+  parallel_rows(partials.size(0), 1, [&](int64_t begin, int64_t end) {
     RowReader<T> read(n), read_gradient(n);
     RowWriter<T> write(n);
     for (int64_t c = begin; c < end; ++c)

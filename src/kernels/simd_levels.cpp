@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <string>
 
+#include "kernels/parallel_rows.h"
+
 namespace formwork {
 
 namespace simd_base {
@@ -44,6 +46,11 @@ std::vector<SimdLevel> supported() {
 const std::vector<SimdLevel>& simd_levels() {
   static const std::vector<SimdLevel> levels = supported();
   return levels;
+}
+
+bool has_avx2() {
+  static const bool has = simd_levels().size() > 1;  // every level above the baseline includes it
+  return has;
 }
 
 }  // namespace cpu

@@ -12,7 +12,7 @@ namespace formwork {
 /// r = min(N, D) singular values s1 >= ... >= sr, Q = U Vᵀ its orthogonal polar factor, kappa(X) =
 /// s1 / sr. kappa(X + C) = (1 + scale) / (scale + 1 / kappa(X)): at most 2 where scale = 1.
 struct PolarOptions {
-  std::string gradient = "through";
+  std::string gradient = "detached";
   std::string method = "auto";
   int64_t iterations = 20;
   double scale = 1.0, min_kappa = 0.0, eps = 1e-12;

@@ -1,4 +1,3 @@
-#include "methods/collective.h"
 #include "methods/norm/batch_scale.h"
 #include "methods/norm/norm.h"
 
@@ -35,12 +34,12 @@ class BatchNorm final : public Norm {
   static Traits traits(const BatchNormOptions&) { return {.per_token = false}; }
 
   Tensor forward(const Tensor& x, const Tensor& valid) override {
-    if (training() && several_processes()) return over_processes(x, valid);
+    if (training()) return over_batch(x, valid);
     const Tensor tokens = x.reshape({-1, x.size(-1)});
-    if (!valid.defined()) return over_tokens(tokens).view(x.sizes());
-    const Tensor kept = valid.reshape({-1}).nonzero().squeeze(1);
-    const Tensor normed = over_tokens(tokens.index_select(0, kept));
-    return at::zeros(tokens.sizes(), normed.options()).index_copy(0, kept, normed).view(x.sizes());
+    const Tensor normed = at::batch_norm(tokens, weight_, bias_, mean_, variance_, false,
+                                         options_.momentum, options_.eps, /*cudnn_enabled=*/false)
+                              .view(x.sizes());
+    return valid.defined() ? normed.masked_fill(valid.unsqueeze(-1).logical_not(), 0) : normed;
   }
   Tensor gain() const override { return weight_; }
   std::optional<Affine> folded() const override {
@@ -51,15 +50,8 @@ class BatchNorm final : public Norm {
   }
 
  private:
-  Tensor over_tokens(const Tensor& tokens) {
-    check(!training() || tokens.size(0) > 1, "norm.batch_norm", "found ", tokens.size(0),
-          " valid token(s) in a training batch; valid: at least 2, to have a variance");
-    return at::batch_norm(tokens, weight_, bias_, mean_, variance_, training(), options_.momentum,
-                          options_.eps, /*cudnn_enabled=*/false);
-  }
-
   /// With the statistics of the batch that all processes hold together.
-  Tensor over_processes(const Tensor& x, const Tensor& valid) {
+  Tensor over_batch(const Tensor& x, const Tensor& valid) {
     BatchScale parts{
         weight_,          bias_, at::zeros({1}, mean_.options()), mean_, variance_, options_.eps,
         options_.momentum};

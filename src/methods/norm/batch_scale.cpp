@@ -1,6 +1,7 @@
 #include "methods/norm/batch_scale.h"
 
 #include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
@@ -55,22 +56,33 @@ Tensor with_padding(const Tensor& result, const Tensor& x, const Tensor& eta, co
   return at::where(valid.unsqueeze(-1), result, (x * eta).to(result.scalar_type()));
 }
 
+/// The whole map of x by plain operators, whose gradients have gradients.
+Tensor scaled_plainly(const Tensor& x, const Tensor& valid, const BatchScale& parts) {
+  const Tensor tokens = x.reshape({-1, x.size(-1)});
+  const Tensor kept = valid.defined() ? tokens.index({valid.reshape({-1})}) : tokens;
+  const Tensor mean = kept.mean(0), variance = (kept - mean).square().mean(0);
+  const Tensor y =
+      (x - mean) * (parts.weight * at::rsqrt(variance + parts.eps)) + parts.bias + parts.eta * x;
+  return with_padding(y, x, parts.eta, valid);
+}
+
 struct ScaleByBatch : torch::autograd::Function<ScaleByBatch> {
   static Tensor forward(AutogradContext* context, const Tensor& x,
                         const std::optional<Tensor>& maybe_valid, const Tensor& weight,
                         const Tensor& bias, const Tensor& eta, const Tensor& mean,
-                        const Tensor& inverse, double tokens) {
+                        const Tensor& inverse, double tokens, double eps) {
     const Tensor valid = maybe_valid ? *maybe_valid : Tensor();
     context->save_for_backward({x, valid, weight, bias, eta, mean, inverse});
     context->saved_data["tokens"] = tokens;
+    context->saved_data["eps"] = eps;
     const Tensor gain = weight * inverse;
     return with_padding(channel_scale(x, gain + eta, bias - gain * mean), x, eta, valid);
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
-    check(!at::GradMode::is_enabled(), "norm",
-          "batch statistics of several processes cannot be differentiated twice");
     const variable_list saved = context->get_saved_variables();
+    if (at::GradMode::is_enabled())
+      return backward_plainly(saved, gradients, context->saved_data["eps"].toDouble());
     const Tensor &x = saved[0], &valid = saved[1], &weight = saved[2], &bias = saved[3];
     const Tensor &eta = saved[4], &mean = saved[5], &inverse = saved[6];
     const double tokens = context->saved_data["tokens"].toDouble();
@@ -91,7 +103,28 @@ struct ScaleByBatch : torch::autograd::Function<ScaleByBatch> {
             product.sum().reshape({1}).to(eta.scalar_type()),
             Tensor(),
             Tensor(),
+            Tensor(),
             Tensor()};
+  }
+
+  /// For gradients of gradients.
+  static variable_list backward_plainly(const variable_list& saved, const variable_list& gradients,
+                                        double eps) {
+    check(!several_processes(), "norm",
+          "batch statistics of several processes cannot be differentiated twice");
+    const BatchScale parts{saved[2], saved[3], saved[4], {}, {}, eps, 0.0};
+    const Tensor y = scaled_plainly(saved[0], saved[1], parts);
+    variable_list wanted;
+    for (const Tensor& tensor : {saved[0], saved[2], saved[3], saved[4]})
+      if (tensor.requires_grad()) wanted.push_back(tensor);
+    const variable_list slopes =
+        torch::autograd::grad({y}, wanted, gradients,
+                              /*retain_graph=*/true, /*create_graph=*/true);
+    variable_list all(9);
+    size_t next = 0;
+    for (const size_t place : {0, 2, 3, 4})
+      if (saved[place].requires_grad()) all[place] = slopes[next++];
+    return all;
   }
 };
 
@@ -113,7 +146,7 @@ Tensor batch_scale(const Tensor& x, const Tensor& valid, const BatchScale& parts
   const BatchStatistics now = take_statistics(x, valid, parts, where);
   const std::optional<Tensor> maybe = valid.defined() ? std::optional(valid) : std::nullopt;
   return ScaleByBatch::apply(x, maybe, parts.weight, parts.bias, parts.eta, now.mean, now.inverse,
-                             now.tokens);
+                             now.tokens, parts.eps);
 }
 
 Tensor frozen_scale(const BatchScale& parts) {

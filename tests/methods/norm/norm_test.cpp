@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "kernels/rms_norm.h"
 #include "kernels/rows.h"
@@ -63,6 +64,20 @@ TEST(property, norm_baselines_gradients) {
       at::arange(4).unsqueeze(0) < at::tensor({int64_t{4}, int64_t{2}}).unsqueeze(1);
   expect_gradients(
       "masked batch_norm", [&] { return norm->forward(x, valid); }, leaves);
+}
+
+TEST(property, norm_baselines_batch_norm_differentiates_twice) {
+  const auto norm = build("batch_norm", 3);
+  const Tensor x = numbers({2, 4, 3}, 5).requires_grad_(true);
+  const Tensor weight = norm->parameters()[0].tensor, bias = norm->parameters()[1].tensor;
+  const auto penalty = [&](const Tensor& y) {
+    const Tensor slope = torch::autograd::grad({y.pow(3).sum()}, {x}, {}, true, true)[0];
+    return torch::autograd::grad({slope.pow(2).sum()}, {x, weight})[0];
+  };
+  const Tensor plain = at::batch_norm(x.view({8, 3}), weight, bias, {}, {}, true, 0.1, 1e-5, false);
+  const Tensor expected = penalty(plain);
+  ASSERT_GT(expected.abs().max().item<double>(), 1e-3);
+  EXPECT_TRUE(at::allclose(penalty(norm->forward(x)), expected, 1e-9, 1e-9));
 }
 
 TEST(property, norm_baselines_invariances) {
