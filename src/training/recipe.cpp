@@ -74,6 +74,9 @@ void TrainOptions::describe(OptionSet& o) {
   o.add("log_every", log_every, "steps between lines of metrics.jsonl", at_least(1));
   o.add("prefetch", prefetch, "batches made ahead on another thread; 0 = none", between(0, 64));
   o.add("threads", threads, "threads of the tensor library; 0 = its own choice", at_least(0));
+  o.add("start_from", start_from,
+        "a folder whose parameters training starts from: a run, a checkpoint, a converted or a "
+        "Hugging Face model of the same [model]; none = new ones");
   o.add_group("budget", "when training ends", [this](OptionSet& i) { budget.describe(i); });
   o.add_group("evaluate", "evaluation on validation data",
               [this](OptionSet& i) { evaluate.describe(i); });

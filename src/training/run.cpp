@@ -39,10 +39,11 @@ struct Best {
 /// The loop of one training. Only process 0 has a folder and a console.
 class Run {
  public:
-  Run(Recipe& recipe, Processes& processes, const Console& console)
+  Run(Recipe& recipe, Processes& processes, const Console& console,
+      const TensorMap* start = nullptr)
       : recipe_(recipe),
         processes_(processes),
-        trainer_(recipe, processes),
+        trainer_(recipe, processes, start),
         metric_(trainer_.task().main_metric()),
         display_(console.style, console.write) {
     if (processes.rank() == 0 && !recipe.train.probe.kinds.empty())
@@ -350,7 +351,11 @@ RunOutcome train_run(Recipe& recipe, const std::string& out, Processes& processe
   std::optional<RunFolder> folder;
   // Refused before the work begins; and only when the recipe is known to be good, so that a mistake
   // leaves no empty folder.
-  Run run(recipe, processes, console);
+  TensorMap start;
+  const bool begun = !recipe.train.start_from.empty();
+  if (begun) start = open_model(recipe.train.start_from).model->named_tensors();
+  Run run(recipe, processes, console, begun ? &start : nullptr);
+  start.clear();
   run.trainer().check_memory();
   if (processes.rank() == 0)
     run.open(out.empty() ? RunFolder::create_named("runs", recipe.name) : RunFolder::create(out),
@@ -379,6 +384,11 @@ RunOutcome resume_run(const std::string& folder, const std::string& checkpoint,
   Recipe recipe = recipe_of(from, path, overrides);
   if (recipe.train.threads > 0) at::set_num_threads(static_cast<int>(recipe.train.threads));
   Run run(recipe, processes, console);
+  check(
+      !from.optimizer.empty() || run.trainer().optimizer_tensors().empty(), folder,
+      "holds no state of an optimizer, as converted models do not, so it cannot be resumed; train "
+      "it further by a recipe with train.start_from = \"",
+      folder, "\"");
   run.restore(from);
   if (held) {
     for (const std::string& fault : damaged) run.display().line("left out: " + fault);

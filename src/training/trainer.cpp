@@ -24,11 +24,12 @@ at::ScalarType parameter_type(const std::string& precision) {
 
 }  // namespace
 
-Trainer::Trainer(Recipe& recipe, Processes& processes)
+Trainer::Trainer(Recipe& recipe, Processes& processes, const std::map<std::string, Tensor>* start)
     : recipe_(recipe), processes_(processes), task_(recipe.make_task()) {
   model_ = std::make_shared<Model>(recipe.model, task_->form(),
                                    static_cast<uint64_t>(recipe.train.seed));
   model_->to(parameter_type(recipe.train.precision));
+  if (start) load_model(*model_, *start, "train.start_from: " + recipe.train.start_from);
   parameters_ = model_->parameters();
   ConstraintSite constraint_site;
   for (const Choice<Constraint>& choice : recipe.constraints) {

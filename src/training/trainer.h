@@ -27,8 +27,10 @@ struct Progress {
 
 class Trainer {
  public:
-  /// Builds task, model and optimizer. `processes` outlives the trainer.
-  Trainer(Recipe& recipe, Processes& processes);
+  /// Builds task, model and optimizer. `processes` outlives the trainer. The model begins with the
+  /// tensors `start` of recipe.train.start_from, if given.
+  Trainer(Recipe& recipe, Processes& processes,
+          const std::map<std::string, Tensor>* start = nullptr);
   ~Trainer();
 
   StepResult step();

@@ -34,6 +34,19 @@ class Convert(tiny.TinyCase):
                      "pre_rms", names=["model.norm.kind", "rms_norm"])
         self.assertFalse((self.folder / "again").exists())
 
+    def test_trained_further(self):
+        run = self.train("base", "model.norm.kind=layer_norm")
+        self.convert(run, "forms", "pre_rms")
+        self.refused("resume", "forms", names=["train.start_from"])
+        further = self.train("further", "train.budget.steps=1", "train.start_from=forms",
+                             "optimizer.lr=1e-9", recipe="forms/recipe.toml")
+        before, after = self.evaluate("forms"), self.evaluate(further)
+        self.assertAlmostEqual(before["validation_loss"], after["validation_loss"], delta=1e-4)
+        self.refused("train", "forms/recipe.toml", "--set", "model.width=24", "--set",
+                     "train.start_from=forms", "--out", "no",
+                     names=["train.start_from: forms", "shape"])
+        self.assertFalse((self.folder / "no").exists())
+
     def test_fold(self):
         run = self.train("run", "model.norm.kind=batch_norm")
         figures = self.convert(run, "folded", "fold")
