@@ -36,12 +36,14 @@ std::vector<std::string> names_of(const Value& variants) {
 }  // namespace
 
 void Expectation::describe(OptionSet& o) {
-  o.add("kind", kind,
-        "lower, higher: than the baseline in at least `least` seeds; equal: within `tolerance`; "
-        "diverges, trains: in at least `least` seeds; grows_at_most, grows_at_least: the time of a "
-        "forward pass over `sizes` of `key` with this `exponent`",
-        one_of(
-            {"lower", "higher", "equal", "diverges", "trains", "grows_at_most", "grows_at_least"}));
+  o.add(
+      "kind", kind,
+      "lower, higher: than the baseline in at least `least` seeds; equal: within `tolerance`; "
+      "diverges, trains: in at least `least` seeds; grows_at_most, grows_at_least: the time of a "
+      "forward pass over `sizes` of `key` with this `exponent`; faster: a forward pass takes less "
+      "time than the baseline's at each of `sizes` of `key`",
+      one_of({"lower", "higher", "equal", "diverges", "trains", "grows_at_most", "grows_at_least",
+              "faster"}));
   o.add("variant", variant, "which variant it is said of");
   o.add("metric", metric,
         "validation_loss, a metric of the task, tokens_per_second, peak_memory_bytes, spikes, "
@@ -54,11 +56,14 @@ void Expectation::describe(OptionSet& o) {
             "keys that the trained models are evaluated with, such as a longer input; one that "
             "cannot be used so counts as diverged");
   o.add("exponent", exponent, "grows_*: of the size", above(0));
-  o.add("key", key, "grows_*: the key that sets the size");
-  o.add("sizes", sizes, "grows_*: at least three");
+  o.add("key", key, "grows_*, faster: the key that sets the size");
+  o.add("sizes", sizes, "grows_*: at least three; faster: at least one");
   o.require(
       "sizes", [this] { return !is_growth() || sizes.size() >= 3; },
       "has less than three sizes, which is too few to tell how a time grows");
+  o.require(
+      "sizes", [this] { return kind != "faster" || !sizes.empty(); },
+      "is missing; kind = \"faster\" needs at least one size");
   o.require(
       "tolerance", [this] { return kind != "equal" || tolerance > 0.0; },
       "is missing; kind = \"equal\" needs a tolerance above 0");
@@ -73,6 +78,12 @@ std::string Expectation::text() const {
     return join_text(what, " of ", variant, " equals the baseline's within ",
                      relative ? figure_text(100 * tolerance) + " %" : figure_text(tolerance),
                      where);
+  if (kind == "faster") {
+    std::string list;
+    for (const int64_t size : sizes) list += join_text(list.empty() ? " = " : ", ", size);
+    return join_text("a forward pass of ", variant, " takes less time than the baseline's at ", key,
+                     list);
+  }
   if (kind == "diverges" && !where.empty()) return variant + " cannot be used" + where + seeds;
   if (kind == "diverges") return variant + " diverges" + seeds;
   if (kind == "trains") return variant + " does not diverge" + seeds;

@@ -24,6 +24,7 @@ struct Expectation {
   std::vector<int64_t> sizes;
   void describe(OptionSet& o);
   /// Whether it is timed through forward passes instead of trained.
+  bool is_timed() const { return is_growth() || kind == "faster"; }
   bool is_growth() const { return kind == "grows_at_most" || kind == "grows_at_least"; }
   /// "validation_loss of rms_norm equals the baseline's within 2 %".
   std::string text() const;

@@ -94,12 +94,21 @@ Judgement judge_trained(const ComparisonFolder& folder, const Value& summary,
   return judge_order(ours, theirs, expectation.kind == "lower", least, expectation.by);
 }
 
-Judgement judge_growth(const Value& table, const Plan& plan, const Expectation& expectation,
-                       int64_t repetitions) {
+/// The recipe of one variant.
+Value table_of(const Value& table, const Variant& variant) {
   Value changed = table;
   changed["variant"] = Value();
-  for (const auto& [key, value] : variant_called(plan, expectation.variant).set)
-    set_by_path(changed, key, value);
+  for (const auto& [key, value] : variant.set) set_by_path(changed, key, value);
+  return changed;
+}
+
+Judgement judge_timed(const Value& table, const Plan& plan, const Expectation& expectation,
+                      int64_t repetitions) {
+  const Value changed = table_of(table, variant_called(plan, expectation.variant));
+  if (expectation.kind == "faster")
+    return judge_faster(expectation.sizes,
+                        measure_ratios(changed, table_of(table, plan.variants.front()), plan.recipe,
+                                       expectation.key, expectation.sizes, repetitions));
   const Growth growth =
       measure_growth(changed, plan.recipe, expectation.key, expectation.sizes, repetitions);
   Judgement judgement =
@@ -125,7 +134,7 @@ ClaimResult run_claim(const Claim& claim, const ClaimsRequest& request, const Co
   wanted.seeds = request.seeds > 0 ? request.seeds : claim.seeds;
   wanted.equal = claim.equal;
   const bool trained = std::any_of(claim.expectations.begin(), claim.expectations.end(),
-                                   [](const Expectation& e) { return !e.is_growth(); });
+                                   [](const Expectation& e) { return !e.is_timed(); });
   Plan plan = make_plan(table, claim.slug, wanted);
   plan.command = "formwork claims " + claim.slug + (request.full ? " --full" : "");
   Value summary;
@@ -141,8 +150,8 @@ ClaimResult run_claim(const Claim& claim, const ClaimsRequest& request, const Co
   for (const Expectation& expectation : claim.expectations) {
     if (result.stopped) break;
     result.judgements.push_back(
-        expectation.is_growth()
-            ? judge_growth(table, plan, expectation, std::max<int64_t>(3, wanted.seeds))
+        expectation.is_timed()
+            ? judge_timed(table, plan, expectation, std::max<int64_t>(3, wanted.seeds))
             : judge_trained(*folder, summary, expectation));
   }
   result.verdict = verdict_of(result.judgements);

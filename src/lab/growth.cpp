@@ -77,4 +77,23 @@ Growth measure_growth(const Value& table, const std::string& source, const std::
   return growth;
 }
 
+std::vector<std::vector<double>> measure_ratios(const Value& ours, const Value& theirs,
+                                                const std::string& source, const std::string& key,
+                                                const std::vector<int64_t>& sizes,
+                                                int64_t repetitions) {
+  const c10::NoGradGuard no_grad;
+  std::vector<std::vector<double>> ratios;
+  for (const int64_t size : sizes) {
+    const Timed first = build(ours, source, key, size), second = build(theirs, source, key, size);
+    least_milliseconds(first);
+    least_milliseconds(second);
+    std::vector<double>& list = ratios.emplace_back();
+    for (int64_t repetition = 0; repetition < repetitions; ++repetition) {
+      const double time = least_milliseconds(first);
+      list.push_back(time / least_milliseconds(second));
+    }
+  }
+  return ratios;
+}
+
 }  // namespace formwork

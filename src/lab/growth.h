@@ -20,4 +20,11 @@ struct Growth {
 Growth measure_growth(const Value& table, const std::string& source, const std::string& key,
                       const std::vector<int64_t>& sizes, int64_t repetitions);
 
+/// Times forward passes of two recipes at each size, turn by turn: a list a size of `ours` as a
+/// part of `theirs`, one number a repetition.
+std::vector<std::vector<double>> measure_ratios(const Value& ours, const Value& theirs,
+                                                const std::string& source, const std::string& key,
+                                                const std::vector<int64_t>& sizes,
+                                                int64_t repetitions);
+
 }  // namespace formwork

@@ -141,6 +141,29 @@ Judgement judge_exponent(const std::vector<double>& exponents, double limit, boo
   return judgement;
 }
 
+Judgement judge_faster(const std::vector<int64_t>& sizes,
+                       const std::vector<std::vector<double>>& ratios) {
+  std::vector<Judgement> each;
+  std::string numbers;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    std::vector<double> logs;
+    for (const double ratio : ratios[i]) logs.push_back(std::log(ratio));
+    const double mean = mean_of(logs);
+    const std::optional<double> deviation = deviation_of(logs);
+    each.emplace_back();
+    numbers += join_text(i == 0 ? "" : ", ", sizes[i], ": ", figure_text(std::exp(mean)));
+    if (!deviation) continue;
+    const auto count = static_cast<double>(logs.size());
+    const double half = student_t_quantile(0.975, count - 1) * *deviation / std::sqrt(count);
+    numbers += join_text(" (", figure_text(std::exp(mean - half)), " to ",
+                         figure_text(std::exp(mean + half)), ")");
+    if (mean + half < 0) each.back().verdict = Verdict::holds;
+    if (mean - half > 0) each.back().verdict = Verdict::does_not_hold;
+  }
+  return {verdict_of(each),
+          "time as a part of the baseline's (95 % interval) " + numbers + "; expected below 1"};
+}
+
 Verdict verdict_of(const std::vector<Judgement>& judgements) {
   const auto any = [&](Verdict verdict) {
     return std::any_of(judgements.begin(), judgements.end(),

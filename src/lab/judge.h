@@ -46,6 +46,11 @@ Judgement judge_divergence(const std::vector<SeedOutcome>& variant, bool diverge
 /// measurements.
 Judgement judge_exponent(const std::vector<double>& exponents, double limit, bool at_most);
 
+/// Whether every size's ratios of two times, taken turn by turn, are below 1, by a 95 % t-interval
+/// of the mean of their logarithms.
+Judgement judge_faster(const std::vector<int64_t>& sizes,
+                       const std::vector<std::vector<double>>& ratios);
+
 /// Of all that a claim expects together: holds where everything does.
 Verdict verdict_of(const std::vector<Judgement>& judgements);
 

@@ -3,7 +3,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/GradMode.h>
 
-#include <algorithm>
 #include <set>
 
 #include "core/memory.h"
@@ -54,16 +53,15 @@ Role role_from_name(const std::string& name, const std::string& where) {
   refuse(where, unknown_name("role", name, valid));
 }
 
-void Module::visit(const std::string& prefix, std::vector<const Module*>& seen,
+void Module::visit(const std::string& prefix, std::unordered_set<const Module*>& seen,
                    const std::function<void(const std::string&, Module&)>& visitor) {
-  if (std::find(seen.begin(), seen.end(), this) != seen.end()) return;
-  seen.push_back(this);
+  if (!seen.insert(this).second) return;
   visitor(prefix, *this);
   for (const auto& [name, child] : children_) child->visit(full_name(prefix, name), seen, visitor);
 }
 
 void Module::visit(const std::function<void(const std::string&, Module&)>& visitor) {
-  std::vector<const Module*> seen;
+  std::unordered_set<const Module*> seen;
   visit("", seen, visitor);
 }
 

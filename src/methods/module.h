@@ -5,7 +5,9 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -76,6 +78,10 @@ class Module {
   bool training() const { return training_; }
   /// Told to every module before each training step.
   virtual void before_step(const Elapsed&) {}
+  /// What this module counts of passes outside its buffers, if anything: a pass that is run again
+  /// (activation checkpointing) starts from the count that it met.
+  virtual std::optional<int64_t> passes() const { return std::nullopt; }
+  virtual void set_passes(int64_t) {}
   /// Visits this module and all below it once, with dotted names.
   void visit(const std::function<void(const std::string&, Module&)>& visitor);
 
@@ -92,7 +98,7 @@ class Module {
   }
 
  private:
-  void visit(const std::string& prefix, std::vector<const Module*>& seen,
+  void visit(const std::string& prefix, std::unordered_set<const Module*>& seen,
              const std::function<void(const std::string&, Module&)>& visitor);
   std::vector<Parameter> own_parameters_;
   std::vector<std::pair<std::string, Tensor>> own_buffers_;

@@ -31,6 +31,9 @@ struct Stream {
   Tensor memory_valid;  // [B,M] bool
   Tensor layer_input;   // [B,N,D] x when the present layer began (wirings that add it again)
   bool last_sublayer = false;  // the present sublayer ends its layer
+  /// How often the present block has been applied to these vectors before, in a row; mixers may do
+  /// something else then. Set by depth plans that recur.
+  int64_t recursion = 0;
   /// Second streams a wiring keeps from sublayer to sublayer (momentum, a reversible half), by
   /// name.
   std::map<std::string, Tensor> carried;

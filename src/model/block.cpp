@@ -31,35 +31,20 @@ Block::Block(const LayerOptions& options, const Site& layer_site, bool cross) {
   channel_wiring_ = add_module("ffn", options.channel_wiring.make(channel_site));
 }
 
-void Block::sublayer(Stream& stream, Wiring& wiring, const std::string& place, bool last,
-                     const Sublayer& body) {
-  stream.last_sublayer = last;
-  if (!stream.observer) {
-    wiring.forward(stream, body);
-    return;
-  }
-  stream.place = place;
-  if (stream.valid.defined()) stream.show("valid", stream.valid);
-  wiring.forward(stream, [&](const Tensor& x) {
-    stream.show("input", x);
-    const Tensor branch = body(x);
-    stream.show("branch", branch);
-    return branch;
-  });
-  stream.show("stream", stream.x);
-}
-
 void Block::forward(Stream& stream, State* states, const std::string& name) {
   stream.layer_input = stream.x;
-  sublayer(stream, *mixer_wiring_, name + ".attn", !cross_ && !channel_,
-           [&](const Tensor& x) { return mixer_->forward(x, stream, states); });
+  stream.last_sublayer = !cross_ && !channel_;
+  run_sublayer(stream, *mixer_wiring_, name + ".attn",
+               [&](const Tensor& x) { return mixer_->forward(x, stream, states); });
+  stream.last_sublayer = !channel_;
   if (cross_)
-    sublayer(stream, *cross_wiring_, name + ".cross", !channel_, [&](const Tensor& x) {
+    run_sublayer(stream, *cross_wiring_, name + ".cross", [&](const Tensor& x) {
       return cross_->forward(x, stream, states ? states + 1 : nullptr);
     });
+  stream.last_sublayer = true;
   if (channel_)
-    sublayer(stream, *channel_wiring_, name + ".ffn", true,
-             [&](const Tensor& x) { return channel_->forward(x, stream); });
+    run_sublayer(stream, *channel_wiring_, name + ".ffn",
+                 [&](const Tensor& x) { return channel_->forward(x, stream); });
 }
 
 std::vector<State> Block::make_states(int64_t batch, int64_t capacity, at::ScalarType type) const {

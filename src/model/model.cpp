@@ -137,6 +137,11 @@ void Model::read_source(const Tensor& source, const Tensor& source_valid, ModelS
   state.memory_valid = stream.valid;
 }
 
+void Model::checkpoint_activations(bool on) {
+  if (encoder_) encoder_->checkpoint_activations(on);
+  stack_->checkpoint_activations(on);
+}
+
 void Model::commit(ModelState& state, const Tensor& kept) {
   stack_->commit(state.states, kept);
 }

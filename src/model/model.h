@@ -65,6 +65,9 @@ class Model final : public Module {
   ModelState make_state(int64_t batch, int64_t capacity) const;
   /// Reads the source once, for decoding with `state`.
   void read_source(const Tensor& source, const Tensor& source_valid, ModelState& state);
+  /// Whether the blocks' activations are made again in the backward pass instead of being kept:
+  /// the same numbers with less memory, for about a third more arithmetic.
+  void checkpoint_activations(bool on);
   /// Ends a speculative block: keeps the first kept[b] tokens fed since ModelState::begin.
   void commit(ModelState& state, const Tensor& kept);
   const TaskForm& task() const { return task_; }

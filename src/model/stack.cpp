@@ -1,5 +1,7 @@
 #include "model/stack.h"
 
+#include <c10/core/GradMode.h>
+
 #include "core/memory.h"
 #include "methods/dropout.h"
 
@@ -171,16 +173,39 @@ void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>*
   stream.show("output", stream.x);
 }
 
+void Stack::checkpoint_activations(bool on) {
+  kept_.clear();
+  if (!on) return;
+  for (size_t i = 0; i < order_.size(); ++i) {
+    std::vector<Module*> modules{blocks_[static_cast<size_t>(order_[i])].get()};
+    if (Module* part = depth_->part(static_cast<int64_t>(i))) modules.push_back(part);
+    kept_.push_back(kept_by(modules));
+  }
+}
+
+void Stack::apply(Stream& stream, size_t application, State* states) {
+  const auto part = [this, application, states](Stream& on) {
+    depth_->apply(on, static_cast<int64_t>(application), [&] {
+      blocks_[static_cast<size_t>(order_[application])]->forward(on, states, names_[application]);
+    });
+  };
+  if (kept_.empty() || states || !c10::GradMode::is_enabled())
+    part(stream);
+  else
+    run_checkpointed(stream, kept_[application], part);
+}
+
 void Stack::forward(const Tensor& input, Stream& stream, std::vector<State>* states) {
   embed(input, stream, states);
   size_t next_state = 0;
-  const auto apply = [&](int64_t application) {
-    Block& block = *blocks_[static_cast<size_t>(order_[static_cast<size_t>(application)])];
+  const auto apply_next = [&](int64_t application) {
+    const auto index = static_cast<size_t>(application);
     State* here = states ? &(*states)[next_state] : nullptr;
-    next_state += static_cast<size_t>(block.states_per_application());
-    block.forward(stream, here, names_[static_cast<size_t>(application)]);
+    next_state +=
+        static_cast<size_t>(blocks_[static_cast<size_t>(order_[index])]->states_per_application());
+    apply(stream, index, here);
   };
-  depth_->run(stream, apply, static_cast<int64_t>(order_.size()));
+  depth_->run(stream, apply_next, static_cast<int64_t>(order_.size()));
   if (final_norm_) stream.x = final_norm_->forward(stream.x, stream.valid);
   stream.place = "final";
   stream.show("output", stream.x);

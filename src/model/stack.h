@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "model/activation_checkpointing.h"
 #include "model/options.h"
 
 namespace formwork {
@@ -21,8 +22,6 @@ class Block final : public Module {
   Mixer& mixer() { return *mixer_; }
 
  private:
-  void sublayer(Stream& stream, Wiring& wiring, const std::string& place, bool last,
-                const Sublayer& body);
   std::shared_ptr<Mixer> mixer_, cross_;
   std::shared_ptr<Channel> channel_;
   std::shared_ptr<Wiring> mixer_wiring_, cross_wiring_, channel_wiring_;
@@ -42,6 +41,8 @@ class Stack final : public Module {
   /// Fills stream.x [B,N',D]; stream.valid and stream.positions may be given.
   void forward(const Tensor& input, Stream& stream, std::vector<State>* states);
   std::vector<State> make_states(int64_t batch, int64_t capacity, at::ScalarType type) const;
+  /// Whether applications of blocks are run again in the backward pass instead of being kept.
+  void checkpoint_activations(bool on);
   /// Ends a speculative block in every state.
   void commit(std::vector<State>& states, const Tensor& kept);
   /// N' for the task's longest input, the cls vector counted.
@@ -52,6 +53,7 @@ class Stack final : public Module {
 
  private:
   void condition(Stream& stream);
+  void apply(Stream& stream, size_t application, State* states);
   void embed(const Tensor& input, Stream& stream, const std::vector<State>* states);
   Tensor positions_of(const Stream& stream, const std::vector<State>* states);
   Site base_site(const ModelOptions& options, const Setup& setup, const RandomStream& random) const;
@@ -68,6 +70,7 @@ class Stack final : public Module {
   std::vector<std::shared_ptr<Block>> blocks_;
   std::vector<int64_t> order_;
   std::vector<std::string> names_;  // "layers.i" an application
+  std::vector<Kept> kept_;          // an application; empty = no activation checkpointing
   Tensor cls_;
   Tensor cached_positions_;  // 0..N-1 of the last length, so that rotary tables are reused
 };

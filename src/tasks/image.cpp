@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "data/gratings.h"
 #include "tasks/order.h"
 #include "tasks/task.h"
 
@@ -19,10 +20,15 @@ struct ImageOptions {
   int64_t training_items = 0;
   int64_t validation_items = 0;
   std::string validation_part = "validation";
+  int64_t side = 16;
+  double noise = 1.5;
 
   void describe(OptionSet& o) {
-    o.add("format", format, "mnist: IDX files, plain or gzip; cifar10: binary records",
-          one_of({"mnist", "cifar10"}));
+    o.add(
+        "format", format,
+        "mnist: IDX files, plain or gzip; cifar10: binary records; gratings: generated stripes in "
+        "ten directions",
+        one_of({"mnist", "cifar10", "gratings"}));
     o.add("folder", folder,
           "folder with train-images-idx3-ubyte[.gz] and so on, or data_batch_1.bin and so on");
     o.add("images", images, "mnist: one file of images instead of a folder");
@@ -35,13 +41,17 @@ struct ImageOptions {
     o.add("zero_pixel_is_padding", zero_pixel_is_padding,
           "pixels: black pixels count as padding, as in the Long Range Arena's code");
     o.add("training_items", training_items,
-          "images for training, from the beginning; 0: 5 of 6 (mnist) or 9 of 10 (cifar10)",
+          "images for training, from the beginning; 0: 5 of 6 (mnist), 9 of 10 (cifar10), 8000 "
+          "(gratings)",
           at_least(0));
-    o.add("validation_items", validation_items, "images for validation at most; 0: all that remain",
-          at_least(0));
+    o.add("validation_items", validation_items,
+          "images for validation at most; 0: all that remain, 1000 for gratings", at_least(0));
     o.add("validation_part", validation_part,
           "validation: the end of the training images; test: the test files of the folder",
           one_of({"validation", "test"}));
+    o.add("side", side, "gratings: rows and columns", at_least(2));
+    o.add("noise", noise, "gratings: deviation of the noise, the stripes' amplitude being 1",
+          at_least(0));
     o.require(
         "images", [this] { return images.empty() == labels.empty(); },
         "needs task.labels, and the other way round");
@@ -52,9 +62,16 @@ struct ImageOptions {
         "folder", [this] { return folder.empty() || images.empty(); },
         "stands beside task.images; valid: one of them");
     o.require(
+        "folder", [this] { return !generated() || (folder.empty() && images.empty()); },
+        "or task.images stands beside task.format = \"gratings\"; valid: neither");
+    o.require(
+        "validation_part", [this] { return validation_part != "test" || !generated(); },
+        "found test, but gratings have no test files; valid: validation");
+    o.require(
         "validation_part", [this] { return validation_part != "test" || images.empty(); },
         "found test beside task.images, which has no test files; valid: task.folder");
   }
+  bool generated() const { return format == "gratings"; }
 };
 
 /// Images first .. last-1 of a set.
@@ -71,10 +88,10 @@ Images part_of(const Images& all, int64_t first, int64_t last) {
 class ImageTask final : public Task {
  public:
   ImageTask(const ImageOptions& options, const TaskSite& site) : options_(options) {
-    check(!options.folder.empty() || !options.images.empty(), "task.folder",
+    check(options.generated() || !options.folder.empty() || !options.images.empty(), "task.folder",
           "is missing; valid: a folder with ", options.format,
           " files, or for mnist task.images and task.labels");
-    split(read_training());
+    split(options.generated() ? generate() : read_training());
     fingerprint_ = join_text("image ", options.format, " training=", train_.count(),
                              " validation=", validation_.count(), " size=", train_.channels, "x",
                              train_.height, "x", train_.width);
@@ -119,6 +136,14 @@ class ImageTask final : public Task {
  private:
   bool pixels() const { return options_.as == "pixels"; }
 
+  Images generate() const {
+    const int64_t validation = options_.validation_items > 0 ? options_.validation_items : 1000;
+    return make_gratings(generated_training() + validation, options_.side, options_.noise);
+  }
+  int64_t generated_training() const {
+    return options_.training_items > 0 ? options_.training_items : 8000;
+  }
+
   Images read_training() const {
     if (!options_.images.empty()) return read_mnist(options_.images, options_.labels);
     if (options_.format == "mnist") return read_mnist_folder(options_.folder, Split::train);
@@ -134,7 +159,10 @@ class ImageTask final : public Task {
     const int64_t count = all.count();
     const bool mnist = options_.format == "mnist";
     int64_t training = options_.training_items;
-    if (training == 0) training = mnist ? count * 5 / 6 : count * 9 / 10;
+    if (training == 0)
+      training = options_.generated() ? generated_training()
+                 : mnist              ? count * 5 / 6
+                                      : count * 9 / 10;
     check(training > 0 && training < count, "task.training_items", "found ", training,
           ", but the files hold ", count, " images; valid: 1 to ", count - 1,
           ", so that some remain for validation");
@@ -204,8 +232,8 @@ class ImageTask final : public Task {
 };
 
 const Register<Task, ImageTask, ImageOptions> image{
-    "image", "images in 10 classes: MNIST and CIFAR-10, by patch or by pixel", cite("2011.04006"),
-    specified_by("lra_tasks")};
+    "image", "images in 10 classes: MNIST, CIFAR-10 or generated stripes, by patch or by pixel",
+    cite("2011.04006"), specified_by("lra_tasks")};
 
 }  // namespace
 }  // namespace formwork

@@ -71,6 +71,10 @@ void TrainOptions::describe(OptionSet& o) {
   o.add("precision", precision,
         "float32; bfloat16: products in bfloat16 with float32 master weights; float64",
         one_of({"float32", "bfloat16", "float64"}));
+  o.add("activation_checkpointing", activation_checkpointing,
+        "block: keep the vectors between blocks only and run each block again in the backward "
+        "pass; the same numbers with less memory, in about a third more time",
+        one_of({"none", "block"}));
   o.add("log_every", log_every, "steps between lines of metrics.jsonl", at_least(1));
   o.add("prefetch", prefetch, "batches made ahead on another thread; 0 = none", between(0, 64));
   o.add("threads", threads, "threads of the tensor library; 0 = its own choice", at_least(0));

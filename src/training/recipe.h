@@ -54,6 +54,7 @@ struct TrainOptions {
   int64_t accumulate = 1;
   int64_t seed = 1;
   std::string precision = "float32";
+  std::string activation_checkpointing = "none";
   int64_t log_every = 10;
   int64_t prefetch = 2;
   int64_t threads = 0;

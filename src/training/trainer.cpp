@@ -30,6 +30,7 @@ Trainer::Trainer(Recipe& recipe, Processes& processes, const std::map<std::strin
                                    static_cast<uint64_t>(recipe.train.seed));
   model_->to(parameter_type(recipe.train.precision));
   if (start) load_model(*model_, *start, "train.start_from: " + recipe.train.start_from);
+  model_->checkpoint_activations(recipe.train.activation_checkpointing == "block");
   parameters_ = model_->parameters();
   ConstraintSite constraint_site;
   for (const Choice<Constraint>& choice : recipe.constraints) {

@@ -56,6 +56,15 @@ TEST(property, lab_judge_divergence) {
   EXPECT_EQ(judge_divergence({done(1), done(1)}, false, 2).verdict, Verdict::holds);
 }
 
+TEST(property, lab_judge_faster) {
+  EXPECT_EQ(judge_faster({8, 16}, {{0.5, 0.51, 0.49}, {0.8, 0.81, 0.8}}).verdict, Verdict::holds);
+  EXPECT_EQ(judge_faster({8, 16}, {{0.5, 0.51, 0.49}, {1.2, 1.21, 1.2}}).verdict,
+            Verdict::does_not_hold);
+  EXPECT_EQ(judge_faster({8}, {{0.9, 1.2, 0.8}}).verdict, Verdict::could_not_be_told);
+  EXPECT_EQ(judge_faster({8}, {{0.5}}).verdict, Verdict::could_not_be_told);
+  EXPECT_NE(judge_faster({8}, {{0.5, 0.5}}).numbers.find("8: 0.5"), std::string::npos);
+}
+
 TEST(property, lab_judge_exponent) {
   EXPECT_EQ(judge_exponent({1.01, 1.0, 0.99}, 1.1, true).verdict, Verdict::holds);
   EXPECT_EQ(judge_exponent({1.01, 1.0, 0.99}, 1.0, true).verdict, Verdict::could_not_be_told);

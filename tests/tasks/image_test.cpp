@@ -82,6 +82,26 @@ TEST(unit, image_task_one_pair_of_files) {
   EXPECT_LT(train.target.max().item<int64_t>(), 8);
 }
 
+TEST(unit, image_task_gratings) {
+  const Table options{
+      {"format", "gratings"}, {"training_items", int64_t{20}}, {"validation_items", int64_t{6}}};
+  const auto task = make_task("image", options);
+  EXPECT_EQ(task->training_items(), 20);
+  EXPECT_EQ(task->validation_items(), 6);
+  EXPECT_EQ(task->form().input.height, 16);
+  expect_pure("image", options);
+  expect_error(
+      [] {
+        make_task("image", {{"format", "gratings"}, {"folder", "somewhere"}});
+      },
+      Fault::request, {"task.folder", "gratings"});
+  expect_error(
+      [] {
+        make_task("image", {{"format", "gratings"}, {"validation_part", "test"}});
+      },
+      Fault::request, {"validation_part", "gratings"});
+}
+
 TEST(unit, image_task_cifar) {
   const TemporaryFolder folder;
   write_cifar(folder);

@@ -63,10 +63,12 @@ class Claims(tiny.TinyCase):
     def test_growth_trains_nothing(self):
         sizes = "[64, 128, 256]"
         self.claim("growth", expect(kind="grows_at_most", variant="rms", exponent=9.0, sizes=sizes),
-                   expect(kind="grows_at_least", variant="rms", exponent=9.0, sizes=sizes))
+                   expect(kind="grows_at_least", variant="rms", exponent=9.0, sizes=sizes),
+                   expect(kind="faster", variant="rms", sizes="[64]"))
         _, results = self.claims("growth")
-        self.assertEqual([e["verdict"] for e in results["growth"]["expectations"]],
+        self.assertEqual([e["verdict"] for e in results["growth"]["expectations"]][:2],
                          ["holds", "does not hold at this scale"])
+        self.assertIn("64: ", results["growth"]["expectations"][2]["numbers"])
         self.assertFalse((self.folder / "out" / "growth").exists())
 
     def test_full_size(self):

@@ -24,6 +24,17 @@ class Depth : public Module {
   };
 
   virtual DepthPlan plan(int64_t depth) const = 0;
+  /// Application i of the plan: `block` runs its block on the stream. Override to do something
+  /// before or after it that belongs to it: activation checkpointing runs both again.
+  virtual void apply(Stream& stream, int64_t application, const std::function<void()>& block) {
+    (void)stream, (void)application;
+    block();
+  }
+  /// The module of the plan's own that application i runs beside its block, or null.
+  virtual Module* part(int64_t application) {
+    (void)application;
+    return nullptr;
+  }
   /// Applies the blocks: apply(i) runs application i of the plan on the stream. Override to do
   /// something between them.
   virtual void run(Stream& stream, const std::function<void(int64_t application)>& apply,

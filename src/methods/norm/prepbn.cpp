@@ -86,6 +86,8 @@ class Prepbn final : public Norm {
     elapsed_ = elapsed;
     later_ = 0;
   }
+  std::optional<int64_t> passes() const override { return later_; }
+  void set_passes(int64_t count) override { later_ = count; }
 
   Tensor forward(const Tensor& x, const Tensor& valid) override {
     if (!training()) return frozen(x, valid);

@@ -16,4 +16,20 @@ Tensor Wiring::add(Stream& stream, const Tensor& residual, const Tensor& branch)
   return sum;
 }
 
+void run_sublayer(Stream& stream, Wiring& wiring, const std::string& place, const Sublayer& body) {
+  if (!stream.observer) {
+    wiring.forward(stream, body);
+    return;
+  }
+  stream.place = place;
+  if (stream.valid.defined()) stream.show("valid", stream.valid);
+  wiring.forward(stream, [&](const Tensor& x) {
+    stream.show("input", x);
+    const Tensor branch = body(x);
+    stream.show("branch", branch);
+    return branch;
+  });
+  stream.show("stream", stream.x);
+}
+
 }  // namespace formwork

@@ -40,4 +40,8 @@ class Wiring : public Module {
   double dropout_;
 };
 
+/// Runs the sublayer `body` by its wiring. Observers see its input and branch and then the stream,
+/// as "place.input", "place.branch" and "place.stream".
+void run_sublayer(Stream& stream, Wiring& wiring, const std::string& place, const Sublayer& body);
+
 }  // namespace formwork
