@@ -21,7 +21,7 @@ struct ImageOptions {
   int64_t validation_items = 0;
   std::string validation_part = "validation";
   int64_t side = 16;
-  double noise = 1.5;
+  double noise = 0.5;
 
   void describe(OptionSet& o) {
     o.add(

@@ -35,8 +35,8 @@ class Mixer : public Module {
   virtual Tensor forward(const Tensor& x, Stream& stream, State* state = nullptr) = 0;
 
   /// An empty state for `batch` rows of up to `capacity` tokens (states of bounded size hold any
-  /// number); refuses for mixers that see both
-  /// ways. Every causal mixer decodes.
+  /// number); refuses for mixers that see both ways. Every causal mixer decodes, but for options
+  /// that cut a whole sequence into parts: those refuse here.
   virtual State make_state(int64_t batch, int64_t capacity, at::ScalarType type,
                            const at::Device& device = at::kCPU) const;
 
