@@ -59,6 +59,15 @@ void expect_same(const ModelOptions& options, const TaskForm& task, const std::s
   expect_same_bits(kept.buffers, again.buffers);
 }
 
+/// Without dropout of attention weights where a mixer has none to drop.
+void settle_attention_dropout(ModelOptions& options, const TaskForm& task) {
+  try {
+    Model(options, task, 7);
+  } catch (const Error&) {
+    options.attention_dropout = 0.0;
+  }
+}
+
 void checkpointing_contract(const std::string& axis, const std::string& name) {
   int forms = 0;
   for (const char* form : {"encoder", "decoder", "images"}) {
@@ -66,7 +75,7 @@ void checkpointing_contract(const std::string& axis, const std::string& name) {
     const bool images = std::string(form) == "images";
     if (images && forms > 0) continue;
     const TaskForm task = images ? image_task() : token_task(form);
-    const ModelOptions options = tiny_options(task, [&](ModelOptions& o) {
+    ModelOptions options = tiny_options(task, [&](ModelOptions& o) {
       if (images) o.stem.select("patch", "stem");
       o.dropout = o.attention_dropout = 0.2;
       // Parameters that several applications share: their gradients must add up in the same order.
@@ -77,6 +86,7 @@ void checkpointing_contract(const std::string& axis, const std::string& name) {
     });
     if (!valid(options, task)) continue;
     ++forms;
+    settle_attention_dropout(options, task);
     expect_same(options, task, "float32");
     expect_same(options, task, "bfloat16");
   }
