@@ -115,8 +115,9 @@ void Module::train(bool on) {
   visit([on](const std::string&, Module& module) { module.training_ = on; });
 }
 
-Tensor Module::add_parameter(const std::string& name, const Tensor& start, Role role) {
-  own_parameters_.push_back({name, start.detach().contiguous().requires_grad_(true), role});
+Tensor Module::add_parameter(const std::string& name, const Tensor& start, Role role, double rate) {
+  own_parameters_.push_back(
+      {name, start.detach().contiguous().requires_grad_(true), role, 1.0, rate});
   return own_parameters_.back().tensor;
 }
 

@@ -86,8 +86,8 @@ class Module {
   void visit(const std::function<void(const std::string&, Module&)>& visitor);
 
  protected:
-  /// Adds a parameter that requires a gradient and returns it.
-  Tensor add_parameter(const std::string& name, const Tensor& start, Role role);
+  /// Adds a parameter that requires a gradient and returns it; `rate`: factor on its learning rate.
+  Tensor add_parameter(const std::string& name, const Tensor& start, Role role, double rate = 1.0);
   /// Adds a tensor that is saved but not trained.
   Tensor add_buffer(const std::string& name, const Tensor& start);
   /// Adds a child under a name; an empty name makes the child's names appear as this module's own.

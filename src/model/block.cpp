@@ -16,17 +16,22 @@ Block::Block(const LayerOptions& options, const Site& layer_site, bool cross) {
     return site;
   };
   Site mixer_site = site_of("attn");
+  const Wiring::Traits wiring = options.wiring.traits();
+  mixer_site.oracle_calls = wiring.oracle_calls;
+  mixer_site.oracle_positions = wiring.oracle_positions;
   mixer_ = add_module("", options.mixer.make(mixer_site));
   mixer_wiring_ = add_module("attn", options.wiring.make(mixer_site));
   if (cross) {
     Site cross_site = site_of("cross");
     cross_site.cross = true;
     cross_site.causal = false;
+    cross_site.mixer_wiring = mixer_wiring_;
     cross_ = add_module("cross", options.mixer.make(cross_site));
     cross_wiring_ = add_module("cross", options.wiring.make(cross_site));
   }
   if (!options.channel.traits().present) return;
   Site channel_site = site_of("ffn");
+  channel_site.mixer_wiring = mixer_wiring_;
   channel_ = add_module("ffn", options.channel.make(channel_site));
   channel_wiring_ = add_module("ffn", options.channel_wiring.make(channel_site));
 }

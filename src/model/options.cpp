@@ -69,6 +69,28 @@ void ModelOptions::describe(OptionSet& o) {
       [this] { overrides.clear(); });
 }
 
+namespace {
+
+/// The first method of an axis whose default options carry, or need, a momentum.
+template <class Axis>
+std::string kind_with_momentum() {
+  for (const std::string& name : Registry<Axis>::instance().names())
+    if (Choice<Axis>(name).traits().momentum) return name;
+  refuse(Axis::kAxis, "no method knows a momentum");
+}
+
+/// A mixer that is an oracle and a wiring with a momentum need each other: one brings the other
+/// where the recipe is silent.
+void settle_momentum(LayerOptions& layer, const Value& given) {
+  const bool needed = layer.mixer.traits().momentum, carried = layer.wiring.traits().momentum;
+  if (needed && !carried && !given.find("wiring"))
+    layer.wiring.select(kind_with_momentum<Wiring>(), "model.wiring");
+  if (carried && !needed && !given.find("mixer"))
+    layer.mixer.select(kind_with_momentum<Mixer>(), "model.mixer");
+}
+
+}  // namespace
+
 void ModelOptions::settle(const Value& given, const TaskForm& task) {
   if (form == "auto") form = task.form;
   if (!given.find("stem")) {
@@ -87,6 +109,7 @@ void ModelOptions::settle(const Value& given, const TaskForm& task) {
         break;
     }
   }
+  settle_momentum(every_layer, given);
   if (!given.find("channel_wiring")) every_layer.channel_wiring = every_layer.wiring;
   for (size_t i = 0; i < overrides.size(); ++i) {
     LayerOverride& item = overrides[i];

@@ -68,6 +68,7 @@ Site Stack::base_site(const ModelOptions& options, const Setup& setup,
 
 Stack::Stack(const ModelOptions& options, const Setup& setup, const RandomStream& random)
     : dropout_(options.dropout),
+      takes_tokens_(setup.input.kind == InputForm::Kind::tokens),
       condition_class_token_(options.conditioning.traits().class_token),
       centre_embedding_(options.centre_embedding) {
   Site site = base_site(options, setup, random);
@@ -156,6 +157,7 @@ void Stack::condition(Stream& stream) {
 void Stack::embed(const Tensor& input, Stream& stream, const std::vector<State>* states) {
   stream.place = "stem";
   stream.x = stem_->forward(input, stream);
+  if (takes_tokens_) stream.tokens = input;
   if (!condition_class_token_) condition(stream);
   if (cls_.defined()) {
     const Tensor cls = cls_.expand({stream.x.size(0), 1, -1}).to(stream.x.scalar_type());

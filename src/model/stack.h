@@ -60,6 +60,7 @@ class Stack final : public Module {
   void build_blocks(const ModelOptions& options, const Setup& setup, const RandomStream& random);
 
   double dropout_;
+  bool takes_tokens_;
   bool condition_class_token_;
   bool centre_embedding_;
   std::shared_ptr<Stem> stem_;

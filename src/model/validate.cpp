@@ -15,6 +15,19 @@ std::string kinds_that(const std::function<bool(const typename Axis::Traits&)>& 
   return list.empty() ? "none yet" : list;
 }
 
+/// A mixer that is an oracle and a wiring that carries a momentum need each other.
+void check_momentum(const LayerOptions& layer, const std::string& where) {
+  const bool needed = layer.mixer.traits().momentum, carried = layer.wiring.traits().momentum;
+  check(!needed || carried, "model.wiring.kind" + where, "'", layer.wiring.kind(),
+        "' carries no momentum, but model.mixer.kind = '", layer.mixer.kind(),
+        "': a momentum stream requires a stack with auxiliary state; valid wirings: ",
+        kinds_that<Wiring>([](const auto& t) { return t.momentum; }));
+  check(!carried || needed, "model.mixer.kind" + where, "'", layer.mixer.kind(),
+        "' gives no force, which model.wiring.kind = '", layer.wiring.kind(),
+        "' with these options needs for its momentum; valid: ",
+        kinds_that<Mixer>([](const auto& t) { return t.momentum; }));
+}
+
 void check_layer(const ModelOptions& options, const TaskForm& task, int64_t index) {
   const LayerOptions layer = options.layer(index);
   const Mixer::Traits mixer = layer.mixer.traits();
@@ -25,7 +38,10 @@ void check_layer(const ModelOptions& options, const TaskForm& task, int64_t inde
   check(inner % options.heads == 0, "model.heads", "found ", options.heads,
         ", which does not divide ", own_width ? "model.mixer.qkv_dim = " : "model.width = ", inner,
         "; valid: a divisor of it");
+  check_momentum(layer, join_text(" (layer ", index, ")"));
   if (options.causal()) {
+    check(!mixer.leak, key, kind, " in a causal model (model.form = ", options.form,
+          "): ", mixer.leak ? mixer.leak : "");
     check(mixer.causal, key, kind, " sees the future, but model.form = ", options.form,
           " must not; valid: ", kinds_that<Mixer>([](const auto& t) { return t.causal; }),
           ", or model.form = \"encoder\"");

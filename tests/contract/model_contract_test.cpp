@@ -184,7 +184,8 @@ void contract(const std::string& axis, const std::string& name) {
       choice_of(o, axis)->select(name, axis);
       if (axis == "wiring") o.every_layer.channel_wiring = o.every_layer.wiring;
       // Positions that do not fit a mixer are another axis' business.
-      if (axis == "mixer" && !valid(o, task)) o.position.select("none", "position");
+      if ((axis == "mixer" || axis == "wiring") && !valid(o, task))
+        o.position.select("none", "position");
     });
     if (!valid(options, task)) continue;
     SCOPED_TRACE(form);

@@ -16,7 +16,8 @@ inline constexpr int64_t kLength = 12;
 TaskForm token_task(const std::string& form);
 /// A task of images with 8 x 8 pixels in classes, for what needs continuous tokens.
 TaskForm image_task();
-/// Width 16, two layers, two heads, ready to validate; `change` sets what is tested.
+/// Width 16, two layers, two heads, ready to validate; `change` sets what is tested. A mixer that
+/// needs a wiring with a momentum gets one, and the other way around.
 ModelOptions tiny_options(const TaskForm& task, const std::function<void(ModelOptions&)>& change);
 /// The choice a model has on an axis ("mixer", "norm", ...); null when models have none there.
 AnyChoice* choice_of(ModelOptions& options, const std::string& axis);

@@ -26,6 +26,9 @@ class Mixer : public Module {
     bool changes_length = false;  // may return fewer tokens
     int64_t qkv_width = 0;        // channels of all heads' queries; 0 = the model's width
     bool equivariant = true;  // without positions or causality, permuting tokens permutes outputs
+    bool momentum = false;  // an oracle (methods/oracle.h): needs a wiring that carries a momentum
+    const char* leak = nullptr;  // the option by which a causal model would see the future, and the
+                                 // ways out, for a message; null = none
   };
 
   /// x [B,N,D], already normed → [B,N,D]. `stream` tells validity, positions and memory. With a

@@ -27,8 +27,8 @@ State make_token_cache(const char* owner, const std::vector<const char*>& names,
   return state;
 }
 
-CacheView keep_tokens(State& state, const std::vector<std::pair<const char*, Tensor>>& tokens,
-                      const Tensor& valid) {
+CacheView write_tokens(State& state, const std::vector<std::pair<const char*, Tensor>>& tokens,
+                       const Tensor& valid) {
   const Tensor& first = tokens.front().second;
   const int64_t batch = first.size(0), n = first.size(2);
   const int64_t start = state.common_length();
@@ -52,8 +52,18 @@ CacheView keep_tokens(State& state, const std::vector<std::pair<const char*, Ten
       kept.index_put_(to, at::index(tensor.transpose(1, 2), from).to(kept.scalar_type()));
     }
   }
-  state.advance(n, valid);
-  if (!view.together) view.total = std::max<int64_t>(1, state.length.max().item<int64_t>());
+  if (!view.together) {
+    const Tensor after = state.length + (valid.defined() ? valid.to(at::kCPU, at::kLong).sum(1)
+                                                         : at::full({batch}, n, at::kLong));
+    view.total = std::max<int64_t>(1, after.max().item<int64_t>());
+  }
+  return view;
+}
+
+CacheView keep_tokens(State& state, const std::vector<std::pair<const char*, Tensor>>& tokens,
+                      const Tensor& valid) {
+  const CacheView view = write_tokens(state, tokens, valid);
+  state.advance(tokens.front().second.size(2), valid);
   return view;
 }
 

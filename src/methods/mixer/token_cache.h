@@ -28,7 +28,11 @@ State make_token_cache(const char* owner, const std::vector<const char*>& names,
                        int64_t capacity, const at::TensorOptions& options);
 
 /// Writes the next n tokens' tensors [B,heads,n,width] to their places in the state's tensors of
-/// those names and advances the state.
+/// those names. The state does not advance: a mixer that is evaluated several times in a pass does
+/// that after the last.
+CacheView write_tokens(State& state, const std::vector<std::pair<const char*, Tensor>>& tokens,
+                       const Tensor& valid);
+/// write_tokens, and advances the state.
 CacheView keep_tokens(State& state, const std::vector<std::pair<const char*, Tensor>>& tokens,
                       const Tensor& valid);
 

@@ -26,7 +26,7 @@ void run_sublayer(Stream& stream, Wiring& wiring, const std::string& place, cons
   wiring.forward(stream, [&](const Tensor& x) {
     stream.show("input", x);
     const Tensor branch = body(x);
-    stream.show("branch", branch);
+    if (branch.defined()) stream.show("branch", branch);
     return branch;
   });
   stream.show("stream", stream.x);

@@ -19,10 +19,13 @@ class Wiring : public Module {
   static constexpr const char* kAxis = "wiring";
   using Context = Site;
   struct Traits {
-    bool final_norm = false;   // the stream leaves the last layer unnormed
-    bool embed_norm = false;   // the embedded tokens are normed first
-    bool whole_layer = false;  // both sublayers of a layer must use it
-    bool norm_first = false;   // the one norm stands before the sublayer, whose branch is added
+    bool final_norm = false;       // the stream leaves the last layer unnormed
+    bool embed_norm = false;       // the embedded tokens are normed first
+    bool whole_layer = false;      // both sublayers of a layer must use it
+    bool norm_first = false;       // the one norm stands before the sublayer, whose branch is added
+    bool momentum = false;         // as a mixer's: asks Stream::oracle, so the mixer must be one
+    int64_t oracle_calls = 1;      // times it evaluates the sublayer in a pass,
+    int64_t oracle_positions = 1;  // at so many different inputs
   };
 
   explicit Wiring(const Site& site) : dropout_(site.dropout) {}
