@@ -14,6 +14,8 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kTileNumbers = 1 << 18;  // weights at once: they should stay in the cache
 constexpr int64_t kLeastQueries = 16;
+// So few weights wait for the gradient instead of being computed again: they save a product.
+constexpr int64_t kKeptNumbers = 1 << 20;
 
 Tensor turned(const Tensor& matrices) {
   return matrices.transpose(-2, -1);
@@ -30,15 +32,31 @@ struct WeightTile {
 /// Walks over the queries.
 class WeightTiles {
  public:
-  WeightTiles(const Tensor& x, const Tensor& u, const PairRule& rule)
-      : x_(x), turned_u_(turned(u)), rule_(rule), cuts_(may_cut(x, u)) {
+  /// `saved`: what a walk before this one has kept, from its entry `first` on.
+  WeightTiles(const Tensor& x, const Tensor& u, const PairRule& rule,
+              const variable_list& saved = {}, size_t first = 0)
+      : x_(x), turned_u_(turned(u)), rule_(rule), saved_(saved), first_(first) {
+    keeps_ = x.size(0) * x.size(1) * u.size(1) <= kKeptNumbers;
+    cuts_ = saved.size() <= first && may_cut(x, u);
     const int64_t row = std::max<int64_t>(1, x.size(0) * u.size(1));
     step_ = std::max(kLeastQueries, kTileNumbers / row);
   }
 
   void each(const std::function<void(const WeightTile&)>& visit) const {
-    for (int64_t from = 0; from < x_.size(1); from += step_)
-      visit(tile(from, std::min(step_, x_.size(1) - from)));
+    size_t next = first_;
+    for (int64_t from = 0; from < x_.size(1); from += step_) {
+      const int64_t count = std::min(step_, x_.size(1) - from);
+      if (saved_.size() > next)
+        visit({from, count, saved_[next].size(2), saved_[next], saved_[next + 1]});
+      else
+        visit(tile(from, count));
+      next += 2;
+    }
+  }
+
+  /// Adds the tile to what a later walk is given, where all of them are few numbers.
+  void keep(const WeightTile& t, variable_list& saved) const {
+    if (keeps_) saved.insert(saved.end(), {t.all, t.free});
   }
 
  private:
@@ -74,7 +92,9 @@ class WeightTiles {
 
   Tensor x_, turned_u_;
   PairRule rule_;
-  bool cuts_;
+  variable_list saved_;
+  size_t first_;
+  bool keeps_, cuts_;
   int64_t step_;
 };
 
@@ -95,17 +115,20 @@ PairRule saved_rule(AutogradContext* context) {
 struct SumsOfExponentials : torch::autograd::Function<SumsOfExponentials> {
   static variable_list forward(AutogradContext* context, const Tensor& x, const Tensor& u,
                                const Tensor& v, const PairRule& rule, bool keep_cut) {
-    context->save_for_backward({x, u, v});
+    variable_list saved{x, u, v};
     context->saved_data["keep_cut"] = keep_cut;
     save_rule(context, rule);
     const Tensor total = at::empty({x.size(0), x.size(1), 1}, x.options());
     const Tensor y = at::empty({x.size(0), x.size(1), v.size(2)}, x.options());
-    WeightTiles(x, u, rule).each([&](const WeightTile& t) {
+    const WeightTiles tiles(x, u, rule);
+    tiles.each([&](const WeightTile& t) {
       total.narrow(1, t.from, t.count).copy_(t.all.sum(-1, true));
       if (v.size(2) > 0)
         y.narrow(1, t.from, t.count)
             .copy_(at::bmm(keep_cut ? t.all : t.free, v.narrow(1, 0, t.keys)));
+      tiles.keep(t, saved);
     });
+    context->save_for_backward(saved);
     return {total, y};
   }
 
@@ -116,7 +139,7 @@ struct SumsOfExponentials : torch::autograd::Function<SumsOfExponentials> {
     const bool keep_cut = context->saved_data["keep_cut"].toBool();
     const Tensor of_total = gradients[0], of_y = gradients[1];
     const Tensor of_x = at::empty_like(x), of_u = at::zeros_like(u), of_v = at::zeros_like(v);
-    WeightTiles(x, u, saved_rule(context)).each([&](const WeightTile& t) {
+    WeightTiles(x, u, saved_rule(context), saved, 3).each([&](const WeightTile& t) {
       Tensor slope = of_total.narrow(1, t.from, t.count).expand_as(t.all);
       if (v.size(2) > 0) {
         const Tensor here = of_y.narrow(1, t.from, t.count);
@@ -155,14 +178,17 @@ struct SumsOfForce : torch::autograd::Function<SumsOfForce> {
     context->saved_data["potential"] = rule.potential;
     const Tensor total = at::empty_like(q), plain = at::empty_like(x);
     const Tensor columns = at::zeros_like(u);
-    WeightTiles(x, u, rule.pairs).each([&](const WeightTile& t) {
+    variable_list saved{x, u, q, n, total, plain};
+    const WeightTiles tiles(x, u, rule.pairs);
+    tiles.each([&](const WeightTile& t) {
       const auto here = [&](const Tensor& tensor) { return tensor.narrow(1, t.from, t.count); };
       here(total).copy_(t.all.sum(-1, true));
       here(plain).copy_(at::bmm(t.free, u.narrow(1, 0, t.keys)));
       const QueryFactors factors(here(total), here(q), here(n), rule.floor, rule.potential);
       columns.narrow(1, 0, t.keys).baddbmm_(turned(t.free), factors.w * here(x));
+      tiles.keep(t, saved);
     });
-    context->save_for_backward({x, u, q, n, total, plain});
+    context->save_for_backward(saved);
     const QueryFactors factors(total, q, n, rule.floor, rule.potential);
     return {factors.z, factors.w * plain, columns};
   }
@@ -178,7 +204,7 @@ struct SumsOfForce : torch::autograd::Function<SumsOfForce> {
     const Tensor scaled = factors.w * of_rows;
     const Tensor left = at::cat({scaled, factors.w * x}, 2), right = at::cat({u, of_columns}, 2);
     const Tensor of_x = at::empty_like(x), of_u = at::zeros_like(u), of_q = at::empty_like(q);
-    WeightTiles(x, u, saved_rule(context)).each([&](const WeightTile& t) {
+    WeightTiles(x, u, saved_rule(context), saved, 6).each([&](const WeightTile& t) {
       const auto here = [&](const Tensor& tensor) { return tensor.narrow(1, t.from, t.count); };
       const auto seen = [&](const Tensor& tensor) { return tensor.narrow(1, 0, t.keys); };
       const Tensor through = at::bmm(t.free, seen(of_columns));

@@ -126,6 +126,40 @@ TEST(property, sympformer_sums_gradients) {
     }
 }
 
+TEST(property, sympformer_sums_gradients_by_tiles) {
+  // So many pairs that weights are computed again: the gradients are those of the matrices.
+  const int64_t n = 750;
+  for (const double factor : {0.3, 4.0})
+    for (const auto& [name, rule] : pair_rules(n, n)) {
+      const auto gradients = [&, rule = rule](bool tiles) {
+        const Tensor x = random_leaf({2, n, 4}, 1), u = random_leaf({2, n, 4}, 2);
+        const Tensor v = random_leaf({2, n, 3}, 3), q = random_leaf({2, n, 1}, 4);
+        const Tensor count = at::full({1, 1}, n, at::kDouble);
+        const Tensor a = factor * x, b = factor * u;
+        Tensor total, y, z, rows, columns;
+        if (tiles) {
+          const ExponentialSums sums = exponential_sums(a, b, v, rule, CutPairs::kept);
+          total = sums.total, y = sums.y;
+          const ForceSums force = force_sums(a, b, q, count, {rule, 0.5, true});
+          z = force.z, rows = force.rows, columns = force.columns;
+        } else {
+          const auto [all, free] = plain_weights(a, b, rule);
+          total = all.sum(-1, true), y = at::matmul(all, v);
+          const Tensor mean = total / static_cast<double>(n);
+          z = mean.clamp_min(0.5);
+          const Tensor s = q / z.square() * (mean > 0.5);
+          const Tensor weights = free * (s / static_cast<double>(n) + 1) / 2;
+          rows = at::matmul(weights, b), columns = at::matmul(weights.transpose(1, 2), a);
+        }
+        const Tensor loss = (total + 1).log().sum() + y.asinh().sum() + z.log().sum() +
+                            rows.asinh().sum() + columns.asinh().sum();
+        return torch::autograd::grad({loss}, {x, u, v, q});
+      };
+      const auto ours = gradients(true), plain = gradients(false);
+      for (size_t i = 0; i < ours.size(); ++i) expect_close(name, ours[i], plain[i], 1e-9);
+    }
+}
+
 // ---- the oracle against the energy it belongs to
 
 struct Maps {
