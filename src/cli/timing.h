@@ -21,5 +21,11 @@ inline double median(std::vector<double> times) {
   std::sort(times.begin(), times.end());
   return (times[times.size() / 2] + times[(times.size() - 1) / 2]) / 2;
 }
+/// The distance between the quartiles of `times` as a part of the median.
+inline double spread(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  const size_t quarter = (times.size() - 1) / 4;
+  return (times[times.size() - 1 - quarter] - times[quarter]) / median(times);
+}
 
 }  // namespace formwork

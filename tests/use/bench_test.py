@@ -1,0 +1,89 @@
+"""`formwork bench`: the figures are whole, and nothing is left out without a word."""
+
+import json
+import math
+
+import formwork_case
+
+# Small enough to take no time; what the figures are is nobody's promise here.
+SMALL = ["--width", "32", "--heads", "2", "--rounds", "2", "--threads", "1"]
+
+
+class Mixers(formwork_case.FormworkCase):
+    def bench(self, *arguments, lengths=(16, 64)):
+        return json.loads(self.formwork("bench", "mixers", *SMALL, "--from", lengths[0], "--to",
+                                        lengths[1], *arguments, "--json").stdout)
+
+    def registered(self):
+        return {method["name"] for method in
+                json.loads(self.formwork("methods", "mixer", "--json").stdout)}
+
+    def check_whole(self, figures, causal):
+        self.assertEqual(figures["causal"], causal)
+        self.assertEqual({entry["mixer"] for entry in figures["mixers"]}, self.registered())
+        measured = set()
+        for entry in figures["mixers"]:
+            with self.subTest(mixer=entry["mixer"]):
+                lengths = [at["tokens"] for at in entry["lengths"]]
+                left_out = [at["tokens"] for at in entry["omitted"]]
+                if left_out == [None]:
+                    self.assertEqual(lengths, [])
+                    self.assertGreater(len(entry["omitted"][0]["why"]), 20)
+                    continue
+                self.assertEqual(sorted(lengths + left_out), [16, 32, 64])
+                measured.add(entry["mixer"])
+                for at in entry["lengths"]:
+                    self.assertGreater(at["ms"]["least"], 0.0)
+                    self.assertGreaterEqual(at["ms"]["median"], at["ms"]["least"])
+                    self.assertGreaterEqual(at["ms"]["spread"], 0.0)
+                    self.assertAlmostEqual(
+                        at["tokens_per_second"] * at["ms"]["median"] / 1e3 / at["tokens"], 1.0)
+                    # The output of the mixer at least.
+                    self.assertGreaterEqual(at["memory_bytes"], at["tokens"] * 32 * 4)
+                slope = entry["slope"]
+                self.assertEqual([slope["from"], slope["to"]], [32, 64])
+                self.assertTrue(math.isfinite(slope["time"]) and math.isfinite(slope["memory"]))
+        return measured
+
+    def test_both_ways(self):
+        measured = self.check_whole(self.bench(), False)
+        self.assertLessEqual({"softmax", "linear", "soft", "kernel_rpe", "slab"}, measured)
+
+    def test_causal(self):
+        figures = self.bench("--causal")
+        measured = self.check_whole(figures, True)
+        self.assertLessEqual({"softmax", "linear", "kernel_rpe", "local"}, measured)
+        why = {entry["mixer"]: entry["omitted"][0]["why"] for entry in figures["mixers"]
+               if entry["omitted"]}
+        self.assertIn("future", why["soft"])
+
+    def test_slope_of_known_memory(self):
+        # All pairs in memory, and sums of fixed size: the meter must tell one from the other.
+        figures = self.bench("--only", "saturated_attention", "--only", "linear",
+                             lengths=(256, 1024))
+        slopes = {entry["mixer"]: entry["slope"]["memory"] for entry in figures["mixers"]}
+        self.assertGreater(slopes["saturated_attention"], 1.6)
+        self.assertLess(slopes["linear"], 1.1)
+
+    def test_options_and_limit(self):
+        figures = self.bench("--only", "kernel_rpe", "--set", "algorithm=fft", "--set", "features=4")
+        self.assertEqual(len(figures["mixers"][0]["lengths"]), 3)
+        figures = self.bench("--only", "softmax", "--limit", "1e-9")
+        entry = figures["mixers"][0]
+        self.assertEqual([at["tokens"] for at in entry["omitted"]], [32, 64])
+        self.assertIn("--limit", entry["omitted"][0]["why"])
+        self.assertNotIn("slope", entry)
+        table = self.formwork("bench", "mixers", *SMALL, "--only", "softmax", "--to",
+                              "512").stdout
+        self.assertIn("time ~ N^", table)
+
+    def test_refusals(self):
+        self.refused("bench", "mixers", "--only", "sofmax", names=["--only", "softmax"])
+        self.refused("bench", "mixers", "--set", "window=3", names=["--set", "--only"])
+        self.refused("bench", "mixers", "--from", "64", "--to", "32", names=["--from", "--to"])
+        self.refused("bench", "mixers", "--width", "30", "--heads", "4", names=["--heads", "30"])
+        self.refused("bench", "mixers", "--only", "softmax", "--set", "windo=3", names=["windo"])
+
+
+if __name__ == "__main__":
+    formwork_case.main()
