@@ -225,6 +225,7 @@ Value to_value(const MixerTimes& mixer, const MixersRequest& request) {
   for (const MixerAtLength& at : mixer.lengths) {
     Value item{Table{}};
     item["tokens"] = Value(at.tokens);
+    item["parameters"] = Value(at.mixer->parameter_count());
     item["ms"]["median"] = Value(median(at.times));
     item["ms"]["least"] = Value(least(at.times));
     item["ms"]["spread"] = Value(spread(at.times));

@@ -78,6 +78,7 @@ void add_bench_verb(CLI::App& app) {
   add_bench_norms(*verb);
   add_bench_attention(*verb);
   add_bench_mixers(*verb);
+  add_bench_conditioning(*verb);
 }
 
 }  // namespace formwork

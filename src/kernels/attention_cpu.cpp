@@ -14,6 +14,9 @@ namespace {
 
 using at::Tensor;
 
+/// Parts that the queries of a single head are divided into in the backward pass; a fixed number,
+/// so that sums do not depend on the threads.
+constexpr int64_t kParts = 4;
 constexpr double kLogE = 1.4426950408889634;  // of 2: the tiles' softmax is a power of two
 
 int64_t tiles_of(int64_t n) {
@@ -199,11 +202,28 @@ class BackwardWorker {
         value_gradient_(static_cast<size_t>(sizes.key_tiles * kTile * sizes.value_row_width)) {}
 
   void head(int64_t b, int64_t kv_head, AttentionBackward& result) {
+    part(b, kv_head, 0, 1, result);
+    finish(b, kv_head, result);
+  }
+
+  /// Every `parts`-th tile of queries of a head from `first_tile` on; add() and finish() follow.
+  void part(int64_t b, int64_t kv_head, int64_t first_tile, int64_t parts,
+            AttentionBackward& result) {
     std::fill(key_gradient_.begin(), key_gradient_.end(), 0.0f);
     std::fill(value_gradient_.begin(), value_gradient_.end(), 0.0f);
     for (int64_t h = kv_head * s_.group(); h < (kv_head + 1) * s_.group(); ++h)
-      for (int64_t first = 0; first < s_.queries; first += kTile)
+      for (int64_t first = first_tile * kTile; first < s_.queries; first += parts * kTile)
         tile(b, h, kv_head, first, result);
+  }
+
+  /// Adds what another part has found for the same keys and values.
+  void add(const BackwardWorker& other) {
+    for (size_t i = 0; i < key_gradient_.size(); ++i) key_gradient_[i] += other.key_gradient_[i];
+    for (size_t i = 0; i < value_gradient_.size(); ++i)
+      value_gradient_[i] += other.value_gradient_[i];
+  }
+
+  void finish(int64_t b, int64_t kv_head, AttentionBackward& result) {
     // The tiles saw queries that were log2(e)·scale times the real ones.
     put(key_gradient_, Head<T>(result.k, b, kv_head), 0, s_.keys, s_.width, s_.row_width,
         static_cast<float>(1.0 / kLogE));
@@ -273,9 +293,24 @@ AttentionBackward attention_backward(const Tensor& gradient, const Tensor& q, co
   result.q = heads_inside(q, s.batch, s.heads, s.queries, s.width);
   result.k = heads_inside(k, s.batch, s.kv_heads, s.keys, s.width);
   result.v = heads_inside(v, s.batch, s.kv_heads, s.keys, s.value_width);
+  const int64_t parts = s.batch * s.kv_heads == 1 ? std::min(kParts, s.query_tiles) : 1;
   const auto run = [&](auto type) {
+    using Worker = BackwardWorker<decltype(type)>;
+    if (parts > 1) {
+      std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(parts));
+      at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          auto& worker = workers[static_cast<size_t>(i)];
+          worker = std::make_unique<Worker>(s, rule, gradient, q, k, v, forward);
+          worker->part(0, 0, i, parts, result);
+        }
+      });
+      for (int64_t i = 1; i < parts; ++i) workers.front()->add(*workers[static_cast<size_t>(i)]);
+      workers.front()->finish(0, 0, result);
+      return;
+    }
     at::parallel_for(0, s.batch * s.kv_heads, 1, [&](int64_t begin, int64_t end) {
-      BackwardWorker<decltype(type)> worker(s, rule, gradient, q, k, v, forward);
+      Worker worker(s, rule, gradient, q, k, v, forward);
       for (int64_t item = begin; item < end; ++item)
         worker.head(item / s.kv_heads, item % s.kv_heads, result);
     });

@@ -85,5 +85,21 @@ class Mixers(formwork_case.FormworkCase):
         self.refused("bench", "mixers", "--only", "softmax", "--set", "windo=3", names=["windo"])
 
 
+class Conditioning(formwork_case.FormworkCase):
+    def test_all_and_one(self):
+        small = ["--batch", "2", "--tokens", "9", "--width", "8", "--rounds", "3"]
+        done = self.formwork("bench", "conditioning", *small, "--json")
+        entries = {entry["conditioning"]: entry for entry in json.loads(done.stdout)["conditionings"]}
+        self.assertEqual(set(entries), {method["name"] for method in json.loads(
+            self.formwork("methods", "conditioning", "--json").stdout)})
+        self.assertGreater(entries["conditioned_embedded_tokens"]["ms"]["least"], 0.0)
+        for entry in entries.values():
+            self.assertTrue("ms" in entry or len(entry["omitted"]) > 20, entry)
+        table = self.formwork("bench", "conditioning", *small, "--only",
+                              "conditioned_embedded_tokens", "--set", "method=svd").stdout
+        self.assertIn("conditioned_embedded_tokens", table)
+        self.refused("bench", "conditioning", "--set", "scale=2.0", names=["--set", "--only"])
+
+
 if __name__ == "__main__":
     formwork_case.main()

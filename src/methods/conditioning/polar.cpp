@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "kernels/parallel.h"
 
 namespace formwork {
 namespace {
@@ -57,7 +58,7 @@ Tensor smaller_gram(const Tensor& x) {
   return x.size(1) >= x.size(2) ? at::matmul(t, x) : at::matmul(x, t);
 }
 
-Factors by_gram(const Tensor& x, double eps) {
+Factors by_gram_of_one(const Tensor& x, double eps) {
   const Tensor wide = x.to(at::kDouble);
   auto [values, vectors] = at::linalg_eigh(smaller_gram(wide));
   values = values.flip(1).clamp_min(0);
@@ -71,6 +72,28 @@ Factors by_gram(const Tensor& x, double eps) {
   const bool tall = x.size(1) >= x.size(2);
   const Tensor other = at::matmul(tall ? wide : wide.transpose(1, 2), vectors) * inverse;
   return only(tall ? Factors{other, s, vectors} : Factors{vectors, s, other}, kept);
+}
+
+/// Samples are shared out among the threads: LAPACK gains little from several for one matrix.
+Factors by_gram(const Tensor& x, double eps) {
+  const int64_t batch = x.size(0), r = std::min(x.size(1), x.size(2));
+  const auto kind = x.options().dtype(at::kDouble);
+  Factors all{at::empty({batch, x.size(1), r}, kind), at::empty({batch, r}, kind),
+              at::empty({batch, x.size(2), r}, kind)};
+  std::vector<char> partial(static_cast<size_t>(batch));
+  in_parallel(batch, [&](int64_t begin, int64_t end) {
+    const c10::InferenceMode no_inference{false};
+    const at::NoGradGuard no_grad;
+    for (int64_t b = begin; b < end; ++b) {
+      const Factors one = by_gram_of_one(x.narrow(0, b, 1), eps);
+      all.u.narrow(0, b, 1).copy_(one.u);
+      all.s.narrow(0, b, 1).copy_(one.s);
+      all.v.narrow(0, b, 1).copy_(one.v);
+      partial[static_cast<size_t>(b)] = one.partial;
+    }
+  });
+  all.partial = std::any_of(partial.begin(), partial.end(), [](char some) { return some != 0; });
+  return all;
 }
 
 /// s1 [B,1,1] from below, by power steps on the smaller Gram matrix.

@@ -123,13 +123,15 @@ Tensor banded_attention(const Tensor& q, const Tensor& k, const Tensor& v, const
   const Band band = fitted(wanted, n);
   const int64_t blocks = (n + band.block - 1) / band.block;
   const int64_t missing = blocks * band.block - n;
+  const auto own = [&](const Tensor& x) {
+    return pad_tokens(x, 0, missing).unflatten(2, {blocks, band.block}).transpose(1, 2);
+  };
   const auto neighbourhoods = [&](const Tensor& x) {
+    if (band.back + band.ahead == 0) return own(x);  // no overlaps whose gradients are to be added
     return pad_tokens(x, band.back, missing + band.ahead)
         .unfold(2, band.back + band.block + band.ahead, band.block)
         .permute({0, 2, 1, 4, 3});
   };
-  const Tensor queries =
-      pad_tokens(q, 0, missing).unflatten(2, {blocks, band.block}).transpose(1, 2);
   BlockScores block;
   block.dropout = scores.dropout;
   const Tensor real = real_keys(band, n, scores.valid, q);
@@ -142,7 +144,7 @@ Tensor banded_attention(const Tensor& q, const Tensor& k, const Tensor& v, const
     block.allowed = block.allowed.expand({1, 1, 1, -1, -1});
   }
   if (scores.position) block.bias = bias_of_band(band, n, scores, q);
-  const Tensor y = block_attention(queries, neighbourhoods(k), neighbourhoods(v), block);
+  const Tensor y = block_attention(own(q), neighbourhoods(k), neighbourhoods(v), block);
   return y.transpose(1, 2).flatten(2, 3).narrow(2, 0, n);
 }
 
