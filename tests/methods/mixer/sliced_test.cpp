@@ -258,7 +258,8 @@ TEST(property, sliced_shows_attention_of_the_whole_sequence) {
   const Tensor scores =
       at::matmul(seen.tensors.at("here.query"), seen.tensors.at("here.key").transpose(-2, -1)) /
       std::sqrt(6.0);
-  const Tensor group = at::zeros({8}, at::kLong).index_fill(0, at::tensor({1, 6, 3, 4}, at::kLong), 1);
+  const Tensor group =
+      at::zeros({8}, at::kLong).index_fill(0, at::tensor({1, 6, 3, 4}, at::kLong), 1);
   const Tensor apart = group.unsqueeze(0).ne(group.unsqueeze(1));
   const Tensor expected = scores.masked_fill(apart, -INFINITY);
   expect_near("attention", attention, at::softmax(expected, -1));
