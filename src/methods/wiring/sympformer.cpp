@@ -208,9 +208,15 @@ class SympformerWiring final : public Wiring {
     if (!clock.defined())
       clock = at::full({}, options_.damping.t0, stream.x.options().dtype(at::kDouble));
     const Tensor hx = as_positive(theta_x_);
-    Step step{
-        stream,      branch, stream.x, p, clock, hx, theta_p_.defined() ? as_positive(theta_p_) : hx,
-        hx.detach(), {}};
+    Step step{stream,
+              branch,
+              stream.x,
+              p,
+              clock,
+              hx,
+              theta_p_.defined() ? as_positive(theta_p_) : hx,
+              hx.detach(),
+              {}};
     const auto [x, momentum] = stepped(step);
     stream.x = x;
     p = norm_p_ ? norm_p_->forward(momentum, stream.valid) : momentum;
