@@ -1,5 +1,4 @@
 #include <ATen/Parallel.h>
-#include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +9,7 @@
 #include "cli/console.h"
 #include "cli/timing.h"
 #include "core/memory.h"
+#include "core/peak_bytes.h"
 #include "lab/statistics.h"
 #include "methods/mixer/mixer.h"
 
@@ -41,20 +41,6 @@ struct MixerTimes {
   std::string name;
   std::vector<MixerAtLength> lengths;
   std::vector<Omission> omitted;
-};
-
-/// Counts the bytes of tensors that live at once on this thread, which runs backward passes too.
-class MemoryMeter final : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
-    held_ += bytes;
-    most_ = std::max(most_, held_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t most() const { return most_; }
-
- private:
-  int64_t held_ = 0, most_ = 0;
 };
 
 /// x [B,N,D], which gets a gradient, and the gradient of the mixer's output.
@@ -137,12 +123,12 @@ MixerTimes prepare(const std::string& name, const MixersRequest& request,
     }
     try {
       MixerAtLength at = build(name, request, tokens);
-      const auto meter = std::make_shared<MemoryMeter>();
+      const auto meter = std::make_shared<PeakBytes>();
       {
         const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, meter);
         last_ms = pass_milliseconds(at, ends.at(tokens));
       }
-      at.memory = meter->most();
+      at.memory = meter->peak();
       result.lengths.push_back(std::move(at));
     } catch (const Error& error) {
       result.omitted.push_back({tokens, error.what()});

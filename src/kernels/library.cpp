@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "kernels/attention.h"
+#include "kernels/projected_cross_entropy.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rotate.h"
 
@@ -32,6 +33,11 @@ Tensor attention_operator(const Tensor& q, const Tensor& k, const Tensor& v, con
   return attention(q, k, v, {causal, scale, key_valid.value_or(Tensor())});
 }
 
+Tensor projected_cross_entropy_operator(const Tensor& x, const Tensor& weight, const Maybe& bias,
+                                        const Tensor& target, double smoothing, double z_loss) {
+  return projected_cross_entropy(x, weight, bias.value_or(Tensor()), target, {smoothing, z_loss});
+}
+
 }  // namespace
 
 TORCH_LIBRARY(formwork, library) {
@@ -43,6 +49,9 @@ TORCH_LIBRARY(formwork, library) {
   library.def(
       "attention(Tensor q, Tensor k, Tensor v, Tensor? key_valid, bool causal, float "
       "scale) -> Tensor");
+  library.def(
+      "projected_cross_entropy(Tensor x, Tensor weight, Tensor? bias, Tensor target, float "
+      "smoothing, float z_loss) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(formwork, CompositeImplicitAutograd, library) {
@@ -50,6 +59,7 @@ TORCH_LIBRARY_IMPL(formwork, CompositeImplicitAutograd, library) {
   library.impl("add_rms_norm", add_rms_norm_operator);
   library.impl("rotate_pairs", rotate_pairs_operator);
   library.impl("attention", attention_operator);
+  library.impl("projected_cross_entropy", projected_cross_entropy_operator);
 }
 
 }  // namespace formwork

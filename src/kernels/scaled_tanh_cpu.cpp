@@ -57,7 +57,7 @@ void forward_rows(const at::Tensor& x, double alpha, const at::Tensor& weight,
     RowWriter<T> write(n);
     for (int64_t r = begin; r < end; ++r) {
       tanh_row(read(from + r * n), static_cast<A>(alpha), squashed + r * n, n);
-      combine<A>(squashed + r * n, by, nullptr, nullptr, more, write.place(to + r * n), n);
+      cpu::combine<A>(squashed + r * n, by, nullptr, nullptr, more, write.place(to + r * n), n);
       write.finish(to + r * n);
     }
   });

@@ -3,8 +3,8 @@
 namespace formwork {
 
 Head::Head(const HeadOptions& options, const OutputForm& output, const Site& site,
-           const Tensor& tied_table)
-    : options_(options), output_(output) {
+           const Tensor& tied_table, bool exact)
+    : options_(options), output_(output), exact_(exact) {
   if (options.tied) {
     tied_table_ = tied_table;
     return;
@@ -32,6 +32,10 @@ Tensor Head::pool(const Tensor& x, const Tensor& valid) const {
   if (!valid.defined() || options_.mean_over_padding) return x.mean(1);
   const Tensor weight = valid.unsqueeze(-1).to(x.scalar_type());
   return (x * weight).sum(1) / weight.sum(1).clamp_min(1.0);
+}
+
+bool Head::plain() const {
+  return output_.kind == OutputForm::Kind::tokens && !hidden_ && (exact_ || !projection_);
 }
 
 Tensor Head::forward(const Tensor& x, const Tensor& valid) {

@@ -1,11 +1,19 @@
 #include "model/model.h"
 
+#include <ATen/autocast_mode.h>
 #include <c10/core/GradMode.h>
 
 #include "methods/selective_observer.h"
 
 namespace formwork {
 namespace {
+
+/// What a linear map would multiply: under autocast of its type.
+Tensor in_product_type(const Tensor& x) {
+  return at::autocast::is_autocast_enabled(at::kCPU) && x.scalar_type() != at::kDouble
+             ? x.to(at::autocast::get_autocast_dtype(at::kCPU))
+             : x;
+}
 
 /// Gives the points of one of two stacks its name: "encoder.layers.0.attn.output".
 class NamedStack final : public SelectiveObserver {
@@ -89,8 +97,8 @@ Model::Model(const ModelOptions& options, const TaskForm& task, uint64_t seed)
     copy.init = init;
     return linear.make(copy);
   };
-  head_ =
-      add_module("head", std::make_shared<Head>(options.head, task.output, site, stack_->table()));
+  head_ = add_module("head", std::make_shared<Head>(options.head, task.output, site,
+                                                    stack_->table(), linear.traits().exact_weight));
 }
 
 at::ScalarType Model::type() const {
@@ -117,7 +125,13 @@ ModelOutput Model::forward(const ModelInput& in, ModelState* state) {
     stream.losses = std::move(source.losses);
   }
   stack_->forward(in.input, stream, state ? &state->states : nullptr);
-  return {head_->forward(stream.x, stream.valid), std::move(stream.losses)};
+  ModelOutput out{Tensor(), std::move(stream.losses)};
+  const int64_t tokens = stream.x.size(0) * stream.x.size(1);
+  if (tokens * task_.output.size > in.most_logits && head_->plain())
+    out.unprojected = {in_product_type(stream.x), head_->weight(), head_->bias()};
+  else
+    out.y = head_->forward(stream.x, stream.valid);
+  return out;
 }
 
 ModelState Model::make_state(int64_t batch, int64_t capacity) const {

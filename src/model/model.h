@@ -1,6 +1,7 @@
 // The whole Transformer: encoder, decoder or both, and the head.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -11,14 +12,20 @@ namespace formwork {
 /// From the last vectors [B,N,D] to the output a task wants.
 class Head final : public Module {
  public:
+  /// `exact`: the maps that `site` makes multiply with their weight().
   Head(const HeadOptions& options, const OutputForm& output, const Site& site,
-       const Tensor& tied_table);
+       const Tensor& tied_table, bool exact);
   Tensor forward(const Tensor& x, const Tensor& valid);
+  /// Whether forward is one linear map of every token; then it is x times weight() plus bias().
+  bool plain() const;
+  Tensor weight() const { return projection_ ? projection_->weight() : tied_table_; }
+  Tensor bias() const { return projection_ ? projection_->bias() : Tensor(); }
 
  private:
   Tensor pool(const Tensor& x, const Tensor& valid) const;
   HeadOptions options_;
   OutputForm output_;
+  bool exact_ = true;  // weight() is what the projection multiplies with
   Tensor tied_table_;  // the stem's parameter, not registered again
   std::shared_ptr<Linear> hidden_, projection_;
 };
@@ -31,11 +38,19 @@ struct ModelInput {
   Tensor source_valid;  // [B,M] bool
   Tensor timestamps;
   Observer* observer = nullptr;
+  /// Of more logits than this ModelOutput::unprojected takes the place, where the head allows it.
+  int64_t most_logits = std::numeric_limits<int64_t>::max();
+};
+
+/// What the head multiplies: logits = x weightᵀ + bias.
+struct Unprojected {
+  Tensor x, weight, bias;  // [B,N,D], [V,D], [V] or undefined
 };
 
 struct ModelOutput {
-  Tensor y;                    // see OutputForm
+  Tensor y;                    // see OutputForm; undefined where `unprojected` is there
   std::vector<Tensor> losses;  // auxiliary, already weighted
+  std::optional<Unprojected> unprojected = std::nullopt;
 };
 
 /// The states of a whole model while it decodes: one for each application of a layer.

@@ -1,5 +1,7 @@
 #include "tasks/task.h"
 
+#include "kernels/projected_cross_entropy.h"
+
 namespace formwork {
 namespace {
 
@@ -29,6 +31,15 @@ LossSum Task::loss(const Tensor& output, const Batch& batch) const {
   LossSum loss;
   loss.count = static_cast<double>(batch.target.numel());
   loss.sum = (at_least_float(output) - batch.target).square().sum();
+  return loss;
+}
+
+LossSum Task::loss_of(const ModelOutput& output, const Batch& batch) const {
+  if (!output.unprojected) return loss(output.y, batch);
+  const Unprojected& part = *output.unprojected;
+  LossSum loss;
+  loss.count = target_count(batch);
+  loss.sum = projected_cross_entropy(part.x, part.weight, part.bias, batch.target);
   return loss;
 }
 

@@ -57,6 +57,11 @@ class Task {
   virtual double target_count(const Batch& batch) const;
   /// The default: cross-entropy in nats for classes and tokens, squared error for values.
   virtual LossSum loss(const Tensor& output, const Batch& batch) const;
+  /// Whether loss() is the default's for tokens, which training then takes without having all
+  /// logits in memory. A task of tokens that overrides loss() says false.
+  virtual bool plain_token_loss() const { return form().output.kind == OutputForm::Kind::tokens; }
+  /// loss() of what a model has put out, its logits there or not.
+  LossSum loss_of(const ModelOutput& output, const Batch& batch) const;
   /// The default counts accuracy for classes and tokens, squared and absolute errors for values.
   virtual MetricSums metric_sums(const Tensor& output, const Batch& batch) const;
   /// From sums over all batches to named figures ("accuracy", "bits_per_character", "mse").

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/memory.h"
+#include "core/peak_bytes.h"
 #include "methods/collective.h"
 #include "training/precision.h"
 
@@ -24,21 +25,6 @@ class FirstBad final : public Observer {
 
  private:
   std::string place_;
-};
-
-/// Follows what the CPU allocator hands out and takes back on this thread.
-class PeakBytes final : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t size, size_t, size_t, c10::Device) override {
-    now_ += size;
-    peak_ = std::max(peak_, now_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t peak() const { return peak_; }
-
- private:
-  int64_t now_ = 0;
-  int64_t peak_ = 0;
 };
 
 }  // namespace
@@ -70,7 +56,7 @@ double bytes_of_pass(Model& model, const Task& task, const Batch& batch,
     {
       const PrecisionGuard autocast(precision);
       const ModelOutput out = model.forward(batch.input);
-      loss = task.loss(out.y, batch).sum;
+      loss = task.loss_of(out, batch).sum;
       for (const Tensor& extra : out.losses) loss = loss + extra;
     }
     loss.backward();

@@ -18,6 +18,9 @@ double seconds_now() {
   return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
 }
 
+/// Logits from which on it pays not to have them all in memory (64 MB in float32).
+constexpr int64_t kMostLogits = int64_t{1} << 24;
+
 at::ScalarType parameter_type(const std::string& precision) {
   return precision == "float64" ? at::kDouble : at::kFloat;
 }
@@ -88,7 +91,9 @@ void Trainer::start_data() {
 
 ModelOutput Trainer::run_model(const Batch& batch) {
   const PrecisionGuard precision(recipe_.train.precision);
-  return model_->forward(batch.input);
+  ModelInput input = batch.input;
+  if (task_->plain_token_loss()) input.most_logits = kMostLogits;
+  return model_->forward(input);
 }
 
 double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
@@ -102,7 +107,7 @@ double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
     const size_t part = static_cast<size_t>(processes_.rank()) * batches.size() + i;
     at::manual_seed(dropout.child(part).key());
     const ModelOutput out = run_model(batches[i]);
-    const LossSum loss = task_->loss(out.y, batches[i]);
+    const LossSum loss = task_->loss_of(out, batches[i]);
     Tensor total = loss.sum / count;
     for (const Tensor& extra : out.losses) total = total + extra * (loss.count / count);
     const double value = total.item<double>();
@@ -229,6 +234,8 @@ void Trainer::explain_bad_loss(double loss, const std::vector<Batch>& batches) {
 void Trainer::check_memory() {
   Batch batch = task_->training_batch(0, 1);
   match_type(batch, model_->type());
+  // One item as in a whole batch, whose logits may be too many to be formed.
+  if (task_->plain_token_loss()) batch.input.most_logits = kMostLogits / recipe_.train.batch;
   const double item = bytes_of_pass(*model_, *task_, batch, recipe_.train.precision);
   check_batch_fits(item, recipe_.train.batch, recipe_.train.accumulate, *model_);
 }

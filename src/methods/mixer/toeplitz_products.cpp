@@ -13,8 +13,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using NoAutocast = c10::impl::ExcludeDispatchKeyGuard;
 
-/// Queries of a tile, and numbers that the columns of a chunk may take.
-constexpr int64_t kTile = 128, kChunkNumbers = int64_t{1} << 22;
+/// Queries of a tile, and numbers that the columns of a chunk may take: more would leave the
+/// caches, and memory of such sizes is given back to the system and asked for again each time.
+constexpr int64_t kTile = 128, kChunkNumbers = int64_t{1} << 20;
 
 Tensor without_future(const Tensor& factors, bool causal) {
   if (!causal) return factors;
@@ -118,13 +119,28 @@ struct Circle {
   }
 };
 
-/// Calls body(first feature, features) for chunks of bounded memory.
+/// Some heads and features of one sequence.
+struct Chunk {
+  int64_t sequence, head, heads, feature, features;
+
+  /// x [B,H,...] → [heads,...].
+  Tensor of(const Tensor& x) const { return x.select(0, sequence).narrow(0, head, heads); }
+  /// x [B,H,M,N] → [heads,features,N].
+  Tensor features_of(const Tensor& x) const { return of(x).narrow(1, feature, features); }
+};
+
+/// Calls body(chunk) for chunks of bounded memory.
 template <class Body>
 void for_each_chunk(const Tensor& k, const Tensor& v, int64_t length, const Body& body) {
-  const int64_t one = k.size(0) * k.size(1) * v.size(3) * length;
-  const int64_t most = std::max<int64_t>(1, kChunkNumbers / std::max<int64_t>(1, one));
-  for (int64_t from = 0; from < k.size(3); from += most)
-    body(from, std::min(most, k.size(3) - from));
+  const int64_t batch = k.size(0), heads = k.size(1), features = k.size(3);
+  const int64_t columns = std::max<int64_t>(1, kChunkNumbers / (v.size(3) * length));
+  const int64_t heads_at_once = std::clamp<int64_t>(columns / features, 1, heads);
+  const int64_t features_at_once = std::min(columns, features);
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t h = 0; h < heads; h += heads_at_once)
+      for (int64_t m = 0; m < features; m += features_at_once)
+        body(Chunk{b, h, std::min(heads_at_once, heads - h), m,
+                   std::min(features_at_once, features - m)});
 }
 
 /// [B,H,N,W] → [B,H,W,N] with the tokens side by side in memory.
@@ -142,10 +158,11 @@ struct Fourier : torch::autograd::Function<Fourier> {
     const Circle circle(factors, causal);
     const Tensor queries = tokens_last(q), keys = tokens_last(k), values = tokens_last(v);
     const Tensor y = at::zeros_like(values);
-    for_each_chunk(k, v, circle.length, [&](int64_t from, int64_t count) {
-      const Tensor columns = keys.narrow(2, from, count).unsqueeze(3) * values.unsqueeze(2);
-      const Tensor mixed = circle.first(circle.transform(columns).mul_(circle.spectrum));
-      y.add_((mixed * queries.narrow(2, from, count).unsqueeze(3)).sum(2));
+    for_each_chunk(k, v, circle.length, [&](const Chunk& chunk) {
+      const Tensor columns = chunk.features_of(keys).unsqueeze(2) * chunk.of(values).unsqueeze(1);
+      const Tensor spectrum = circle.spectrum.narrow(0, chunk.head, chunk.heads);
+      const Tensor mixed = circle.first(circle.transform(columns).mul_(spectrum));
+      chunk.of(y).add_(mixed.mul_(chunk.features_of(queries).unsqueeze(2)).sum(1));
     });
     return y.transpose(-1, -2);
   }
@@ -156,21 +173,25 @@ struct Fourier : torch::autograd::Function<Fourier> {
     const bool causal = context->saved_data["causal"].toBool();
     const Circle circle(saved[3], causal);
     const Tensor queries = tokens_last(saved[0]), keys = tokens_last(saved[1]);
-    const Tensor values = tokens_last(saved[2]);
-    const Tensor g = tokens_last(gradients[0]).unsqueeze(2);  // [B,H,1,V,N]
+    const Tensor values = tokens_last(saved[2]), slopes = tokens_last(gradients[0]);
     const Tensor dq = at::empty_like(queries), dk = at::empty_like(keys);
     const Tensor dv = at::zeros_like(values);
     const Tensor d_spectrum = at::zeros_like(circle.spectrum.squeeze(1).squeeze(1));
-    const Tensor conjugate = circle.spectrum.conj().resolve_conj();
-    for_each_chunk(saved[1], saved[2], circle.length, [&](int64_t from, int64_t count) {
-      const Tensor key = keys.narrow(2, from, count).unsqueeze(3);
-      const Tensor columns = circle.transform(key * values.unsqueeze(2));
-      const Tensor pulled = circle.transform(queries.narrow(2, from, count).unsqueeze(3) * g);
-      d_spectrum.add_((columns.conj() * pulled).sum(at::IntArrayRef({0, 2, 3})));
-      dq.narrow(2, from, count).copy_((circle.first(columns * circle.spectrum) * g).sum(3));
-      const Tensor d_columns = circle.first(pulled * conjugate);
-      dk.narrow(2, from, count).copy_((d_columns * values.unsqueeze(2)).sum(3));
-      dv.add_((d_columns * key).sum(2));
+    const Tensor all_conjugate = circle.spectrum.conj().resolve_conj();
+    for_each_chunk(saved[1], saved[2], circle.length, [&](const Chunk& chunk) {
+      const auto for_heads = [&](const Tensor& x) { return x.narrow(0, chunk.head, chunk.heads); };
+      const Tensor key = chunk.features_of(keys).unsqueeze(2);       // [heads,features,1,N]
+      const Tensor value = chunk.of(values).unsqueeze(1);            // [heads,1,V,N]
+      const Tensor g = chunk.of(slopes).unsqueeze(1);                // [heads,1,V,N]
+      const Tensor query = chunk.features_of(queries).unsqueeze(2);  // [heads,features,1,N]
+      const Tensor columns = circle.transform(key * value);
+      const Tensor pulled = circle.transform(query * g);
+      for_heads(d_spectrum).add_((columns.conj() * pulled).sum(at::IntArrayRef({1, 2})));
+      chunk.features_of(dq).copy_(
+          circle.first(columns.mul_(for_heads(circle.spectrum))).mul_(g).sum(2));
+      const Tensor d_columns = circle.first(pulled.mul_(for_heads(all_conjugate)));
+      chunk.features_of(dk).copy_((d_columns * value).sum(2));
+      chunk.of(dv).add_(d_columns.mul_(key).sum(1));
     });
     return {dq.transpose(-1, -2), dk.transpose(-1, -2), dv.transpose(-1, -2),
             circle.unwind(circle.back(d_spectrum), causal), Tensor()};

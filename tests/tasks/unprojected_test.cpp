@@ -1,0 +1,56 @@
+// Training without all logits in memory: the loss and every gradient are those of the plain form.
+#include <gtest/gtest.h>
+
+#include "support/tiny_model.h"
+#include "tasks/support.h"
+
+namespace formwork::test {
+namespace {
+
+struct LossAndGradients {
+  double loss = 0.0, count = 0.0;
+  bool unprojected = false;
+  std::map<std::string, Tensor> gradients;
+};
+
+LossAndGradients pass_of(Model& model, const Task& task, const Batch& batch, int64_t most_logits) {
+  ModelInput input = batch.input;
+  input.most_logits = most_logits;
+  const ModelOutput out = model.forward(input);
+  const LossSum loss = task.loss_of(out, batch);
+  (0.3 * loss.sum).backward();
+  LossAndGradients result{loss.sum.item<double>(), loss.count, out.unprojected.has_value(), {}};
+  for (const Parameter& parameter : model.parameters()) {
+    result.gradients[parameter.name] = parameter.tensor.grad().clone();
+    parameter.tensor.mutable_grad().reset();
+  }
+  return result;
+}
+
+TEST(unit, loss_without_logits) {
+  const auto task = make_task("sequence", {{"problem", Value("copy")}});
+  const TaskForm form = task->form();
+  Batch batch = task->training_batch(0, 3);
+  batch.target.select(0, 1).narrow(0, 0, 2).fill_(-1);
+  for (const bool tied : {false, true}) {
+    ModelOptions options = tiny_options(form, [&](ModelOptions& o) { o.head.tied = tied; });
+    Model model(options, form, 3);
+    model.to(at::kDouble);
+    const int64_t logits = batch.target.numel() * form.output.size;
+    const auto plain = pass_of(model, *task, batch, logits);
+    const auto without = pass_of(model, *task, batch, logits - 1);
+    EXPECT_FALSE(plain.unprojected);
+    EXPECT_TRUE(without.unprojected);
+    EXPECT_NEAR(plain.loss, without.loss, 1e-12 * plain.loss);
+    EXPECT_EQ(plain.count, without.count);
+    for (const auto& [name, gradient] : plain.gradients)
+      EXPECT_TRUE(at::allclose(gradient, without.gradients.at(name), 1e-10, 1e-14)) << name;
+  }
+  // A head with a hidden layer is no plain map.
+  ModelOptions deep = tiny_options(form, [](ModelOptions& o) { o.head.hidden = 5; });
+  Model model(deep, form, 3);
+  EXPECT_FALSE(pass_of(model, *task, batch, 0).unprojected);
+}
+
+}  // namespace
+}  // namespace formwork::test
