@@ -82,7 +82,8 @@ void checkpointing_contract(const std::string& axis, const std::string& name) {
       o.depth_plan.select("looped", "depth");
       choice_of(o, axis)->select(name, axis);
       if (axis == "wiring") o.every_layer.channel_wiring = o.every_layer.wiring;
-      if (axis == "mixer" && !valid(o, task)) o.position.select("none", "position");
+      if ((axis == "mixer" || axis == "wiring") && !valid(o, task))
+        o.position.select("none", "position");
     });
     if (!valid(options, task)) continue;
     ++forms;

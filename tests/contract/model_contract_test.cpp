@@ -24,7 +24,10 @@ class Subject {
     return model;
   }
   bool causal() const { return options_.causal(); }
-  bool exact_gradient() const { return options_.every_layer.norm.traits().exact_gradient; }
+  bool exact_gradient() const {
+    return options_.every_layer.norm.traits().exact_gradient &&
+           options_.conditioning.traits().exact_gradient;
+  }
   bool tokens() const { return task_.input.kind == InputForm::Kind::tokens; }
   Tensor input() const { return tokens() ? tiny_tokens() : tiny_images(); }
 

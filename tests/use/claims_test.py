@@ -66,8 +66,11 @@ class Claims(tiny.TinyCase):
                    expect(kind="grows_at_least", variant="rms", exponent=9.0, sizes=sizes),
                    expect(kind="faster", variant="rms", sizes="[64]"))
         _, results = self.claims("growth")
-        self.assertEqual([e["verdict"] for e in results["growth"]["expectations"]][:2],
-                         ["holds", "does not hold at this scale"])
+        at_most, at_least, _ = [e["verdict"] for e in results["growth"]["expectations"]]
+        # A busy machine may leave it open; judge_test has the rule on given numbers.
+        self.assertIn(at_most, ["holds", "could not be told"])
+        self.assertIn(at_least, ["does not hold at this scale", "could not be told"])
+        self.assertIn("exponent", results["growth"]["expectations"][0]["numbers"])
         self.assertIn("64: ", results["growth"]["expectations"][2]["numbers"])
         self.assertFalse((self.folder / "out" / "growth").exists())
 

@@ -65,7 +65,10 @@ class ConditionedEmbeddedTokens final : public Conditioning {
           "future; valid: running, or model.stem.kind = conditioned_token in place of it");
     if (running_) second_moment_ = add_buffer("second_moment", at::eye(site.width));
   }
-  static Traits traits(const ConditionedOptions& o) { return {.causal = o.scope == "running"}; }
+  static Traits traits(const ConditionedOptions& o) {
+    const bool running = o.scope == "running";
+    return {.causal = running, .exact_gradient = running || o.polar.gradient == "through"};
+  }
 
   Tensor forward(const Tensor& x, Stream& stream) override {
     if (!running_) return per_sample(x, stream.valid);

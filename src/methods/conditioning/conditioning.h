@@ -17,10 +17,11 @@ class Conditioning : public Module {
   static constexpr const char* kAxis = "conditioning";
   using Context = ConditioningSite;
   struct Traits {
-    bool causal = true;       // keeps the future out
-    bool class_token = true;  // acts on the class token too, where there is one
-    bool continuous = false;  // needs tokens made of numbers, not looked up in a table
-    bool patches = false;     // needs a stem that leaves its patches in the stream
+    bool causal = true;          // keeps the future out
+    bool class_token = true;     // acts on the class token too, where there is one
+    bool continuous = false;     // needs tokens made of numbers, not looked up in a table
+    bool patches = false;        // needs a stem that leaves its patches in the stream
+    bool exact_gradient = true;  // the backward pass is the derivative of the forward pass
   };
 
   /// x [B,N,D] → [B,N,D].
