@@ -1,5 +1,6 @@
 #include <ATen/Parallel.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <CLI/CLI.hpp>
 #include <cmath>
@@ -12,6 +13,7 @@
 #include "core/peak_bytes.h"
 #include "lab/statistics.h"
 #include "methods/mixer/mixer.h"
+#include "methods/oracle.h"
 
 namespace formwork {
 namespace {
@@ -27,6 +29,7 @@ struct MixersRequest {
 struct MixerAtLength {
   int64_t tokens = 0;
   std::shared_ptr<Mixer> mixer;
+  bool momentum = false;
   std::vector<Tensor> trained;
   int64_t memory = 0;  // most bytes of tensors that a pass held at once
   std::vector<double> times;
@@ -76,6 +79,7 @@ MixerAtLength build(const std::string& name, const MixersRequest& request, int64
   MixerAtLength result;
   result.tokens = tokens;
   result.mixer = choice.make(site);
+  result.momentum = traits.momentum;
   for (const Parameter& parameter : result.mixer->parameters())
     result.trained.push_back(parameter.tensor);
   return result;
@@ -83,9 +87,14 @@ MixerAtLength build(const std::string& name, const MixersRequest& request, int64
 
 double pass_milliseconds(const MixerAtLength& at, const Ends& ends) {
   Stream stream;
+  Oracle oracle;  // of a mixer with a momentum both halves of the flow are taken
+  if (at.momentum) stream.oracle = &oracle;
+  oracle.p = ends.gradient;
   const double start = milliseconds();
-  const Tensor y = at.mixer->forward(ends.x, stream);
-  y.backward(ends.gradient.narrow(1, 0, y.size(1)));
+  std::vector<Tensor> outputs{at.mixer->forward(ends.x, stream)};
+  if (at.momentum) outputs.push_back(oracle.force);
+  torch::autograd::backward(
+      outputs, std::vector<Tensor>(outputs.size(), ends.gradient.narrow(1, 0, outputs[0].size(1))));
   const double spent = milliseconds() - start;
   ends.x.mutable_grad().reset();
   for (const Tensor& tensor : at.trained) tensor.mutable_grad().reset();

@@ -66,6 +66,15 @@ bool served_here(const Tensor& q, const Tensor& k, const Tensor& v) {
          v.numel() > 0;
 }
 
+/// Whether products of whole matrices win: heads so wide that tiles of them leave the nearest
+/// cache, and not so many scores that holding them matters. Causal tiles leave half of the work
+/// out.
+bool better_whole(const Tensor& q, const Tensor& k, const AttentionRule& rule) {
+  constexpr int64_t kWide = 128, kMostScores = int64_t{1} << 24;
+  return q.scalar_type() == at::kFloat && !rule.causal && q.size(-1) > kWide &&
+         q.size(0) * q.size(1) * q.size(2) * k.size(2) <= kMostScores;
+}
+
 Tensor rows_contiguous(const Tensor& x) {
   return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous();
 }
@@ -73,7 +82,7 @@ Tensor rows_contiguous(const Tensor& x) {
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionRule& rule) {
-  if (!served_here(q, k, v)) return attention_reference(q, k, v, rule);
+  if (!served_here(q, k, v) || better_whole(q, k, rule)) return attention_reference(q, k, v, rule);
   std::optional<Tensor> key_valid;
   if (rule.key_valid.defined()) key_valid = rule.key_valid.to(at::kBool).contiguous();
   return Attention::apply(rows_contiguous(q), rows_contiguous(k), rows_contiguous(v), key_valid,
