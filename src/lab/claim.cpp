@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "lab/demonstrations.h"
 #include "lab/figures.h"
 
 namespace formwork {
@@ -41,9 +42,10 @@ void Expectation::describe(OptionSet& o) {
       "lower, higher: than the baseline in at least `least` seeds; equal: within `tolerance`; "
       "diverges, trains: in at least `least` seeds; grows_at_most, grows_at_least: the time of a "
       "forward pass over `sizes` of `key` with this `exponent`; faster: a forward pass takes less "
-      "time than the baseline's at each of `sizes` of `key`",
+      "time than the baseline's at each of `sizes` of `key`; smaller: at most `bound` of the "
+      "baseline's parameters; at_most, at_least: the figure of a `demonstration`, beside `bound`",
       one_of({"lower", "higher", "equal", "diverges", "trains", "grows_at_most", "grows_at_least",
-              "faster"}));
+              "faster", "smaller", "at_most", "at_least"}));
   o.add("variant", variant, "which variant it is said of");
   o.add("metric", metric,
         "validation_loss, a metric of the task, tokens_per_second, peak_memory_bytes, spikes, "
@@ -54,7 +56,9 @@ void Expectation::describe(OptionSet& o) {
   o.add("relative", relative, "equal: the tolerance is a part of the baseline's mean");
   o.add_raw("at", at,
             "keys that the trained models are evaluated with, such as a longer input; one that "
-            "cannot be used so counts as diverged");
+            "cannot be used so counts as diverged. smaller: keys that both models are built with");
+  o.add("demonstration", demonstration, "at_most, at_least: a figure that needs no training");
+  o.add("bound", bound, "smaller, at_most, at_least: the limit", at_least(0));
   o.add("exponent", exponent, "grows_*: of the size", above(0));
   o.add("key", key, "grows_*, faster: the key that sets the size");
   o.add("sizes", sizes, "grows_*: at least three; faster: at least one");
@@ -64,6 +68,12 @@ void Expectation::describe(OptionSet& o) {
   o.require(
       "sizes", [this] { return kind != "faster" || !sizes.empty(); },
       "is missing; kind = \"faster\" needs at least one size");
+  o.require(
+      "demonstration", [this] { return !is_demonstrated() || !demonstration.empty(); },
+      "is missing; kind = \"at_most\" and \"at_least\" need one");
+  o.require(
+      "bound", [this] { return kind != "smaller" || bound > 0.0; },
+      "is missing; kind = \"smaller\" needs a part above 0");
   o.require(
       "tolerance", [this] { return kind != "equal" || tolerance > 0.0; },
       "is missing; kind = \"equal\" needs a tolerance above 0");
@@ -84,6 +94,12 @@ std::string Expectation::text() const {
     return join_text("a forward pass of ", variant, " takes less time than the baseline's at ", key,
                      list);
   }
+  if (is_demonstrated())
+    return join_text(demonstration_called(demonstration, "demonstration").figure,
+                     kind == "at_most" ? " is at most " : " is at least ", figure_text(bound));
+  if (kind == "smaller")
+    return join_text(variant, " has at most ", figure_text(100 * bound),
+                     " % of the baseline's parameters", where);
   if (kind == "diverges" && !where.empty()) return variant + " cannot be used" + where + seeds;
   if (kind == "diverges") return variant + " diverges" + seeds;
   if (kind == "trains") return variant + " does not diverge" + seeds;
@@ -128,14 +144,22 @@ Claim Claim::read(const std::string& path) {
   set.read(read_toml(path), "");
   check(!claim.citation.empty() && !claim.statement.empty(), path,
         "needs a citation and a statement");
-  check(claim.recipe.get<std::string>() || claim.recipe.get<Table>(), path,
-        "needs a recipe: a path beside it, or tables [recipe.task], [recipe.model], ...");
   check(!claim.expectations.empty(), path, "expects nothing; give at least one [[expect]]");
   const std::vector<std::string> names = names_of(claim.recipe_table(false)["variant"]);
   for (const Expectation& expectation : claim.expectations)
-    check(std::count(names.begin(), names.end(), expectation.variant) > 0, path,
-          "expects something of a variant '", expectation.variant, "' that it does not have");
+    if (expectation.is_demonstrated())
+      demonstration_called(expectation.demonstration, path);
+    else
+      check(std::count(names.begin(), names.end(), expectation.variant) > 0, path,
+            "expects something of a variant '", expectation.variant, "' that it does not have");
+  check(claim.recipe.get<std::string>() || claim.recipe.get<Table>() || !claim.needs_recipe(), path,
+        "needs a recipe: a path beside it, or tables [recipe.task], [recipe.model], ...");
   return claim;
+}
+
+bool Claim::needs_recipe() const {
+  return std::any_of(expectations.begin(), expectations.end(),
+                     [](const Expectation& e) { return !e.is_demonstrated(); });
 }
 
 Value Claim::recipe_table(bool at_full_size) const {

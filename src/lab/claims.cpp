@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 
+#include "lab/demonstrations.h"
 #include "lab/figures.h"
 #include "lab/growth.h"
 #include "lab/text_table.h"
@@ -120,9 +121,36 @@ Judgement judge_timed(const Value& table, const Plan& plan, const Expectation& e
   return judgement;
 }
 
+Judgement judge_demonstration(const Expectation& expectation) {
+  const Demonstration& what = demonstration_called(expectation.demonstration, "demonstration");
+  return judge_bound(what.compute(), expectation.bound, expectation.kind == "at_most");
+}
+
+int64_t parameters_of(Value table, const std::string& source, const Value& at) {
+  if (const Table* settings = at.get<Table>())
+    for (const auto& [key, value] : *settings) set_by_path(table, key, value);
+  Recipe recipe = Recipe::from(table, source);
+  const std::shared_ptr<Task> task = recipe.make_task();
+  return Model(recipe.model, task->form(), 0).parameter_count();
+}
+
+Judgement judge_size(const Value& table, const Plan& plan, const Expectation& expectation) {
+  const auto count = [&](const Variant& variant) {
+    return parameters_of(table_of(table, variant), plan.recipe, expectation.at);
+  };
+  const int64_t ours = count(variant_called(plan, expectation.variant));
+  const int64_t theirs = count(plan.variants.front());
+  const double part = static_cast<double>(ours) / static_cast<double>(theirs);
+  Judgement judgement = judge_bound(part, expectation.bound, true);
+  judgement.numbers =
+      join_text(ours, " of ", theirs, " parameters, ", figure_text(100 * part), " %");
+  return judgement;
+}
+
 }  // namespace
 
 void check_claim(const Claim& claim) {
+  if (!claim.needs_recipe()) return;
   for (const bool full : {false, true}) make_plan(claim.recipe_table(full), claim.slug, {});
 }
 
@@ -134,8 +162,8 @@ ClaimResult run_claim(const Claim& claim, const ClaimsRequest& request, const Co
   wanted.seeds = request.seeds > 0 ? request.seeds : claim.seeds;
   wanted.equal = claim.equal;
   const bool trained = std::any_of(claim.expectations.begin(), claim.expectations.end(),
-                                   [](const Expectation& e) { return !e.is_timed(); });
-  Plan plan = make_plan(table, claim.slug, wanted);
+                                   [](const Expectation& e) { return e.is_trained(); });
+  Plan plan = claim.needs_recipe() ? make_plan(table, claim.slug, wanted) : Plan();
   plan.command = "formwork claims " + claim.slug + (request.full ? " --full" : "");
   Value summary;
   std::optional<ComparisonFolder> folder;
@@ -150,7 +178,9 @@ ClaimResult run_claim(const Claim& claim, const ClaimsRequest& request, const Co
   for (const Expectation& expectation : claim.expectations) {
     if (result.stopped) break;
     result.judgements.push_back(
-        expectation.is_timed()
+        expectation.is_demonstrated()   ? judge_demonstration(expectation)
+        : expectation.kind == "smaller" ? judge_size(table, plan, expectation)
+        : expectation.is_timed()
             ? judge_timed(table, plan, expectation, std::max<int64_t>(3, wanted.seeds))
             : judge_trained(*folder, summary, expectation));
   }

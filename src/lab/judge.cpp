@@ -164,6 +164,12 @@ Judgement judge_faster(const std::vector<int64_t>& sizes,
           "time as a part of the baseline's (95 % interval) " + numbers + "; expected below 1"};
 }
 
+Judgement judge_bound(double figure, double bound, bool at_most) {
+  if (std::isnan(figure)) return {Verdict::could_not_be_told, figure_text(figure)};
+  const bool inside = at_most ? figure <= bound : figure >= bound;
+  return {inside ? Verdict::holds : Verdict::does_not_hold, figure_text(figure)};
+}
+
 Verdict verdict_of(const std::vector<Judgement>& judgements) {
   const auto any = [&](Verdict verdict) {
     return std::any_of(judgements.begin(), judgements.end(),

@@ -51,6 +51,9 @@ Judgement judge_exponent(const std::vector<double>& exponents, double limit, boo
 Judgement judge_faster(const std::vector<int64_t>& sizes,
                        const std::vector<std::vector<double>>& ratios);
 
+/// Whether a figure that has no chance in it is at most (or at least) `bound`; NaN tells nothing.
+Judgement judge_bound(double figure, double bound, bool at_most);
+
 /// Of all that a claim expects together: holds where everything does.
 Verdict verdict_of(const std::vector<Judgement>& judgements);
 

@@ -73,6 +73,14 @@ TEST(property, lab_judge_exponent) {
   EXPECT_EQ(judge_exponent({1.0}, 1.3, true).verdict, Verdict::could_not_be_told);
 }
 
+TEST(property, lab_judge_bound) {
+  EXPECT_EQ(judge_bound(2.0, 2.0, true).verdict, Verdict::holds);
+  EXPECT_EQ(judge_bound(2.1, 2.0, true).verdict, Verdict::does_not_hold);
+  EXPECT_EQ(judge_bound(2.0, 2.0, false).verdict, Verdict::holds);
+  EXPECT_EQ(judge_bound(1.9, 2.0, false).verdict, Verdict::does_not_hold);
+  EXPECT_EQ(judge_bound(NAN, 2.0, true).verdict, Verdict::could_not_be_told);
+}
+
 TEST(property, lab_verdict_of_several) {
   const Judgement yes{Verdict::holds, ""}, no{Verdict::does_not_hold, ""},
       unknown{Verdict::could_not_be_told, ""};

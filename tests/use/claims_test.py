@@ -74,6 +74,29 @@ class Claims(tiny.TinyCase):
         self.assertIn("64: ", results["growth"]["expectations"][2]["numbers"])
         self.assertFalse((self.folder / "out" / "growth").exists())
 
+    def test_parameters_and_demonstrations_train_nothing(self):
+        self.claim("sizes", expect(kind="smaller", variant="rms", bound=2.0),
+                   expect(kind="smaller", variant="rms", bound=0.5, at='{ "model.depth" = 2 }'),
+                   expect(kind="at_most", demonstration="parity_errors", bound=0.0),
+                   expect(kind="at_least", demonstration="parity_errors", bound=1.0))
+        _, results = self.claims("sizes")
+        verdicts = [e["verdict"] for e in results["sizes"]["expectations"]]
+        no = "does not hold at this scale"
+        self.assertEqual(verdicts, ["holds", no, "holds", no])
+        self.assertRegex(results["sizes"]["expectations"][0]["numbers"], r"\d+ of \d+ parameters")
+        self.assertFalse((self.folder / "out" / "sizes").exists())
+
+    def test_a_demonstration_needs_no_recipe(self):
+        text = 'citation = "Nobody 2020"\nstatement = "Something holds."\n'
+        path = self.write("claims/alone.toml", text + expect(
+            kind="at_most", demonstration="parity_errors", bound=0.0))
+        _, results = self.claims(path)
+        self.assertEqual(results["alone"]["verdict"], "holds")
+        path.write_text(text + expect(kind="at_most", demonstration="party_errors"))
+        self.refused("claims", path, names=["alone.toml", "party_errors", "parity_errors"])
+        path.write_text(text + expect(kind="at_most", bound=1.0))
+        self.refused("claims", path, names=["alone.toml", "demonstration"])
+
     def test_full_size(self):
         path = self.claim("larger", expect(kind="trains", variant="rms"))
         path.write_text(path.read_text() + '\n[full]\n"model.width" = 32\n')
@@ -98,7 +121,7 @@ class Shipped(formwork_case.FormworkCase):
         for path in claims:
             with self.subTest(claim=path.stem):
                 text = path.read_text(encoding="utf-8")
-                self.assertIn("[full]", text)
+                self.assertTrue("[full]" in text or "[recipe" not in text)
                 if "needs = " in text:  # without its data
                     self.refused("claims", path, "--check", names=["there is no such file"])
                 else:

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <limits>
 
+#include "lab/formal_languages.h"
 #include "methods/mixer/attention.h"
 #include "methods/mixer/observed.h"
 #include "support/mixers.h"
@@ -55,21 +56,13 @@ void check_ties(const GoldenCase& golden) {
   }
 }
 
-/// scores 0 wherever a token may look: v [B,N] → [B,N] means.
-Tensor uniform_means(const Tensor& v, bool causal) {
-  const int64_t n = v.size(1);
-  Tensor scores = at::zeros({v.size(0), 1, n, n}, v.options());
-  if (causal) scores.masked_fill_(at::ones({n, n}, at::kBool).triu(1), kMinusInfinity);
-  const Tensor values = v.unsqueeze(1).unsqueeze(-1);
-  return mean_of_chosen(chosen_keys(scores, Chosen::saturated), values).squeeze(-1).squeeze(1);
-}
-
 void check_constructions(const GoldenCase& golden) {
   const Tensor v = 2.0 * golden.at("in.bits") - 1.0;
   if (golden.has("out.majority_mean"))
-    expect_close("majority", uniform_means(v, false).select(1, 0), golden.at("out.majority_mean"));
+    expect_close("majority", mean_by_equal_scores(v, false).select(1, 0),
+                 golden.at("out.majority_mean"));
   if (golden.has("out.prefix_mean"))
-    expect_close("prefix", uniform_means(v, true), golden.at("out.prefix_mean"));
+    expect_close("prefix", mean_by_equal_scores(v, true), golden.at("out.prefix_mean"));
 }
 
 void check_divergence(const GoldenCase& golden) {
@@ -126,17 +119,6 @@ TEST(golden, saturated_attention) {
 /// Integer scores [2,3,5,9] with many ties.
 Tensor tied_scores() {
   return random_tensor({2, 3, 5, 9}, 1).mul(1.5).round();
-}
-/// All words of n bits [2^n, n].
-Tensor words(int64_t n) {
-  return at::arange(int64_t{1} << n)
-      .unsqueeze(1)
-      .bitwise_right_shift(at::arange(n))
-      .bitwise_and(1)
-      .to(at::kDouble);
-}
-int64_t count(const Tensor& x) {
-  return x.sum().item<int64_t>();
 }
 
 TEST(property, saturated_attention_is_the_limit_of_softmax) {
@@ -238,72 +220,14 @@ TEST(property, saturated_attention_tolerance) {
   expect(chosen(Chosen::hard_right, 0.3), {0, 0, 0, 1});
 }
 
-TEST(property, saturated_attention_majority) {
-  int64_t right = 0, by_first_letter = 0, all = 0;
-  for (int64_t n = 1; n <= 10; ++n) {
-    const Tensor bits = words(n), v = 2.0 * bits - 1.0;
-    const Tensor truth = 2.0 * bits.sum(1) > static_cast<double>(n);
-    const double half_a_vote = 0.5 / static_cast<double>(n);
-    const Tensor mean = uniform_means(v, false).select(1, 0);
-    EXPECT_TRUE((mean > 0.0).equal(truth));  // integers summed before the division are exact
-    right += count((mean > half_a_vote) == truth);
-    const Tensor scores = at::zeros({v.size(0), 1, 1, n}, at::kDouble);
-    const Tensor hard =
-        mean_of_chosen(chosen_keys(scores, Chosen::hard_left), v.unsqueeze(1).unsqueeze(-1));
-    by_first_letter += count((hard.flatten() > half_a_vote) == truth);
-    all += v.size(0);
-  }
-  EXPECT_EQ(all, 2046);
-  EXPECT_EQ(right, 2046);
-  EXPECT_EQ(by_first_letter, 1297);
-}
-
-/// Whether at least k of the bits [B,n] are 1: one head over a first token (0, 1) and tokens (b,
-/// 0).
-Tensor threshold(const Tensor& bits, int64_t k) {
-  const Tensor first = at::zeros({bits.size(0), 1}, at::kDouble);
-  const Tensor ones = uniform_means(at::cat({first, bits}, 1), false).select(1, 0);
-  const Tensor unit = uniform_means(at::cat({first + 1.0, bits * 0.0}, 1), false).select(1, 0);
-  return (ones - static_cast<double>(k) * unit >= -1e-12).to(at::kDouble);
-}
-
-TEST(property, saturated_attention_threshold_gates_and_parity) {
-  for (int64_t n = 1; n <= 8; ++n) {
-    const Tensor bits = words(n), sum = bits.sum(1);
-    Tensor gates = at::zeros({bits.size(0), 0}, at::kDouble);
-    for (int64_t k = 1; k <= n + 1; ++k) {
-      const Tensor gate = threshold(bits, k);
-      EXPECT_TRUE(gate.equal((sum >= k).to(at::kDouble))) << n << " " << k;
-      gates = at::cat({gates, (k % 2 == 1 ? gate : -gate).unsqueeze(1)}, 1);
-    }
-    EXPECT_TRUE(threshold(bits, n).equal(bits.prod(1)));
-    EXPECT_TRUE(threshold(bits, 1).equal(bits.amax(1)));
-    const Tensor parity =
-        uniform_means(gates, false).select(1, 0) > 0.5 / static_cast<double>(n + 1);
-    EXPECT_TRUE(parity.equal(sum.remainder(2) == 1.0)) << n;
-  }
-}
-
 TEST(property, saturated_attention_selects_a_gates_inputs) {
   // Score 0 on its inputs, -1 elsewhere: the ties are the fan-in.
-  const Tensor bits = words(6);
+  const Tensor bits = all_words(6);
   const Tensor wired = at::tensor({0.0, -1.0, 0.0, -1.0, -1.0, 0.0}, at::kDouble);
   const Tensor chosen = chosen_keys(wired.expand({bits.size(0), 1, 1, 6}), Chosen::saturated);
   const Tensor mean = mean_of_chosen(chosen, bits.unsqueeze(1).unsqueeze(-1)).flatten();
   const Tensor inputs = bits.index_select(1, at::tensor({0, 2, 5}, at::kLong));
   EXPECT_TRUE(mean.equal(inputs.sum(1) / 3.0));
-}
-
-TEST(property, saturated_attention_balanced_brackets) {
-  for (int64_t n = 1; n <= 12; ++n) {
-    const Tensor v = 2.0 * words(n) - 1.0, depth = v.cumsum(1);
-    const Tensor truth = (depth.amin(1) >= 0.0).logical_and(depth.select(1, n - 1) == 0.0);
-    const Tensor means = uniform_means(v, true);
-    const Tensor flags = ((-means).relu() > 1e-12).to(at::kDouble);
-    const Tensor flagged = uniform_means(flags, false).select(1, 0) > 0.0;
-    const Tensor accepted = flagged.logical_not().logical_and(means.select(1, n - 1) == 0.0);
-    EXPECT_TRUE(accepted.equal(truth)) << n;
-  }
 }
 
 TEST(property, saturated_attention_hard_weights_read_one_position) {
