@@ -38,9 +38,12 @@ function drawCurves() {
   if (!axes.includes(settings.axis)) settings.axis = axes[0];
   const end = Math.max(1e-9, ...sets.flatMap((set) => set.data.length ? [set.data[set.data.length - 1].x] : []));
   const change = (name) => (value) => { settings[name] = value; marked = null; draw(); };
+  // Room above and below the curves, but not where no value can be.
+  const heights = sets.flatMap((set) => set.data.map((p) => p.y)).filter(known), low = Math.min(...heights), high = Math.max(...heights), air = 0.04 * (high - low);
+  const bounds = settings.log ? {} : {...(low >= 0 && low < air && {min: 0}), ...(percent && high > 100 - air && {max: 100})};
   const options = lineOptions(
     {min: 0, max: end, ticks: {stepSize: axisStep(settings.axis, end, innerWidth < 760 ? 4 : 9), maxTicksLimit: 11, callback: (v) => axisTick(settings.axis, v)}, title: {text: settings.axis === 'seconds' ? 'time of training' : axisNames[settings.axis]}},
-    {type: settings.log ? 'logarithmic' : 'linear', ticks: {callback: (v) => plain(v) + (percent ? ' %' : '')}, title: {text: partName(part)}},
+    {type: settings.log ? 'logarithmic' : 'linear', ...bounds, ticks: {callback: (v) => plain(v) + (percent ? ' %' : '')}, title: {text: partName(part)}},
     {itemSort: byHeight, callbacks: {
       title: (items) => items.length ? axisTitle(settings.axis, items[0].parsed.x) : '',
       label: (item) => ' ' + item.dataset.label + '  ' + item.parsed.y.toPrecision(4) + (percent ? ' %' : '')}});
