@@ -9,6 +9,7 @@ namespace formwork {
 
 void add_bench_norms(CLI::App& bench);
 void add_bench_attention(CLI::App& bench);
+void add_bench_matmul(CLI::App& bench);
 void add_bench_mixers(CLI::App& bench);
 void add_bench_conditioning(CLI::App& bench);
 

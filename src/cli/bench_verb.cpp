@@ -77,6 +77,7 @@ void add_bench_verb(CLI::App& app) {
   train->callback([request] { bench_train(*request); });
   add_bench_norms(*verb);
   add_bench_attention(*verb);
+  add_bench_matmul(*verb);
   add_bench_mixers(*verb);
   add_bench_conditioning(*verb);
 }

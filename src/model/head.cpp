@@ -1,3 +1,4 @@
+#include "kernels/linear_map.h"
 #include "model/model.h"
 
 namespace formwork {
@@ -39,7 +40,7 @@ bool Head::plain() const {
 }
 
 Tensor Head::forward(const Tensor& x, const Tensor& valid) {
-  if (tied_table_.defined()) return at::linear(x, tied_table_);
+  if (tied_table_.defined()) return linear_map(x, tied_table_);
   const bool per_token = output_.kind == OutputForm::Kind::tokens;
   Tensor y = per_token ? x : pool(x, valid);
   if (hidden_) y = hidden_->forward(y).relu();

@@ -34,6 +34,8 @@ double flops_of(std::string_view name, c10::ArrayRef<const c10::IValue> in) {
   if (name == "aten::addmm" || name == "aten::baddbmm" || name == "aten::addmm_" ||
       name == "aten::baddbmm_")
     return product_flops(in[1], in[2]);
+  if (name == "mkldnn::_linear_pointwise")
+    return 2.0 * static_cast<double>(in[0].toTensor().numel()) * size_of(in[1], 0);
   if (name == "aten::addmv") return 2.0 * static_cast<double>(in[1].toTensor().numel());
   if (name == "aten::mv" || name == "aten::dot")
     return 2.0 * static_cast<double>(in[0].toTensor().numel());

@@ -7,52 +7,24 @@
 #include <unistd.h>
 
 #include <ctime>
-#include <fstream>
 #include <thread>
 
-#ifdef __APPLE__
-#include <sys/sysctl.h>
-#else
+#ifndef __APPLE__
 #include <sched.h>
 #endif
 
 #include "core/build_info.h"
 #include "core/memory.h"
+#include "core/processor.h"
 
 namespace formwork {
 namespace {
-
-/// The value after `key` in a file of lines "key : value" or "key=value", without quotes.
-std::string field(const char* path, const std::string& key) {
-  std::ifstream in(path);
-  for (std::string line; std::getline(in, line);) {
-    if (!line.starts_with(key)) continue;
-    const size_t at = line.find_first_of(":=");
-    if (at == std::string::npos || line.find_last_not_of(" \t", at - 1) + 1 != key.size()) continue;
-    const size_t first = line.find_first_not_of(" \t\"", at + 1);
-    if (first == std::string::npos) return "";
-    return line.substr(first, line.find_last_not_of(" \t\"") + 1 - first);
-  }
-  return "";
-}
-
-std::string processor() {
-#ifdef __APPLE__
-  char name[256] = "";
-  size_t size = sizeof name;
-  if (::sysctlbyname("machdep.cpu.brand_string", name, &size, nullptr, 0) == 0) return name;
-  return "";
-#else
-  const std::string name = field("/proc/cpuinfo", "model name");
-  return name.empty() ? field("/proc/cpuinfo", "Model") : name;  // the latter on some ARM boards
-#endif
-}
 
 std::string operating_system() {
   utsname names{};
   if (::uname(&names) != 0) return "";
   std::string text = std::string(names.sysname) + " " + names.release + " " + names.machine;
-  const std::string pretty = field("/etc/os-release", "PRETTY_NAME");
+  const std::string pretty = field_of_file("/etc/os-release", "PRETTY_NAME");
   return pretty.empty() ? text : pretty + " (" + text + ")";
 }
 
@@ -95,7 +67,7 @@ Value describe_machine() {
   machine["date"] = date();
   char host[256] = "";
   if (::gethostname(host, sizeof host - 1) == 0) set_text(machine, "host", host);
-  set_text(machine, "processor", processor());
+  set_text(machine, "processor", processor_name());
   machine["cores"] = usable_cores();
   machine["threads"] = static_cast<int64_t>(at::get_num_threads());
   machine["memory_bytes"] = physical_memory();

@@ -1,3 +1,4 @@
+#include "kernels/linear_map.h"
 #include "methods/linear/linear.h"
 
 namespace formwork {
@@ -14,7 +15,7 @@ class Dense final : public Linear {
     if (site.bias) bias_ = add_parameter("bias", at::zeros({site.out}), Role::bias);
   }
 
-  Tensor forward(const Tensor& x) override { return at::linear(x, weight_, bias_); }
+  Tensor forward(const Tensor& x) override { return linear_map(x, weight_, bias_); }
   Tensor weight() const override { return weight_; }
   Tensor bias() const override { return bias_; }
 

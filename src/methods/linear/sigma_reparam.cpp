@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kernels/linear_map.h"
 #include "methods/linear/linear.h"
 
 namespace formwork {
@@ -158,8 +159,8 @@ class SigmaReparam final : public Linear {
   }
 
   Tensor forward(const Tensor& x) override {
-    if (!gamma_.defined()) return at::linear(x, weight_, bias_);
-    const Tensor y = at::linear(x, weight_) * scale();
+    if (!gamma_.defined()) return linear_map(x, weight_, bias_);
+    const Tensor y = linear_map(x, weight_) * scale();
     return bias_.defined() ? y + bias_.to(y.scalar_type()) : y;
   }
   Tensor weight() const override {

@@ -1,3 +1,4 @@
+#include "kernels/linear_map.h"
 #include "methods/linear/linear.h"
 
 namespace formwork {
@@ -21,7 +22,7 @@ class ZeroMean final : public Linear {
     if (site.bias) bias_ = add_parameter("bias", at::zeros({site.out}), Role::bias);
   }
 
-  Tensor forward(const Tensor& x) override { return at::linear(x, weight(), bias()); }
+  Tensor forward(const Tensor& x) override { return linear_map(x, weight(), bias()); }
   Tensor weight() const override { return centred_ ? weight_ - weight_.mean(0, true) : weight_; }
   Tensor bias() const override {
     return centred_ && bias_.defined() ? bias_ - bias_.mean() : bias_;

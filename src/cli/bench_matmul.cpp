@@ -1,0 +1,147 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "cli/bench.h"
+#include "cli/console.h"
+#include "cli/timing.h"
+#include "kernels/matmul.h"
+
+namespace formwork {
+namespace {
+
+struct MatmulRequest {
+  std::vector<std::string> shapes;
+  int64_t rounds = 10, threads = 0;
+  bool json = false;
+};
+
+/// A linear map's sizes: R tokens of `in` channels to `out`.
+struct MapSize {
+  int64_t rows, in, out;
+};
+
+/// The maps of recipes/bench-characters.toml, recipes/bench-listops.toml and GPT-2 small.
+const std::vector<std::string> kUsualShapes{"4096x384x1536", "4096x1536x384", "4096x384x384",
+                                            "16384x128x512", "16384x128x128", "1024x768x3072",
+                                            "1024x768x768"};
+
+MapSize size_of(const std::string& text) {
+  long long rows = 0, in = 0, out = 0;
+  char rest = 0;
+  const int found = std::sscanf(text.c_str(), "%lldx%lldx%lld%c", &rows, &in, &out, &rest);
+  check(found == 3 && rows > 0 && in > 0 && out > 0 && rows < (1 << 24) && in < (1 << 20) &&
+            out < (1 << 20),
+        "--shape", "found '", text, "'; valid: ROWSxINxOUT, such as 4096x384x1536");
+  return {rows, in, out};
+}
+
+/// One product a bᵀ of a map and its times by each library, in milliseconds.
+struct Product {
+  const char* name;
+  Tensor a, b;
+  std::vector<double> blas, onednn;
+
+  double gflops(const std::vector<double>& times) const {
+    const double operations = 2.0 * static_cast<double>(a.numel()) * static_cast<double>(b.size(0));
+    return operations / least(times) / 1e6;
+  }
+};
+
+std::vector<Product> products_of(const MapSize& size) {
+  const RandomStream random(1);
+  const Tensor x = normal_tensor({size.rows, size.in}, 1.0, random.child("x"));
+  const Tensor w = normal_tensor({size.out, size.in}, 1.0, random.child("w"));
+  const Tensor slope = normal_tensor({size.rows, size.out}, 1.0, random.child("g"));
+  return {{"y = x Wᵀ", x, w, {}, {}},
+          {"dx = dy W", slope, w.t(), {}, {}},
+          {"dW = dyᵀ x", slope.t(), x.t(), {}, {}}};
+}
+
+double time_of(MatmulLibrary library, const Product& product) {
+  const double start = milliseconds();
+  product_by(library, product.a, product.b);
+  return milliseconds() - start;
+}
+
+std::vector<Product> measure(const MapSize& size, int64_t rounds) {
+  std::vector<Product> all = products_of(size);
+  for (int64_t round = -1; round < rounds; ++round)
+    for (Product& product : all) {
+      const double blas = time_of(MatmulLibrary::blas, product);
+      const double onednn = has_onednn() ? time_of(MatmulLibrary::onednn, product) : INFINITY;
+      if (round < 0) continue;  // warm-up
+      product.blas.push_back(blas);
+      product.onednn.push_back(onednn);
+    }
+  return all;
+}
+
+const char* name_of(MatmulLibrary library) {
+  return library == MatmulLibrary::onednn ? "onednn" : "mkl";
+}
+
+void add_values(List& list, const std::string& shape, const std::vector<Product>& products) {
+  for (const Product& product : products) {
+    Value entry{Table{}};
+    entry["shape"] = Value(shape);
+    entry["product"] = Value(product.name);
+    entry["gflops"]["mkl"] = Value(product.gflops(product.blas));
+    if (has_onednn()) entry["gflops"]["onednn"] = Value(product.gflops(product.onednn));
+    entry["chosen"] = Value(name_of(faster_library(product.a, product.b)));
+    list.push_back(std::move(entry));
+  }
+}
+
+void print_rows(const std::string& shape, const std::vector<Product>& products) {
+  for (const Product& product : products)
+    std::printf("%-16s %-12s %8.1f %8.1f   %s\n", shape.c_str(), product.name,
+                product.gflops(product.blas), has_onednn() ? product.gflops(product.onednn) : 0.0,
+                name_of(faster_library(product.a, product.b)));
+}
+
+void bench_matmul(const MatmulRequest& request) {
+  use_threads(request.threads);
+  std::vector<std::string> shapes = request.shapes.empty() ? kUsualShapes : request.shapes;
+  for (const std::string& shape : shapes) size_of(shape);
+  Value table{Table{}};
+  List all;
+  if (!request.json)
+    std::printf(
+        "products of linear maps, float32, GFLOP/s at the least of %lld rounds\n"
+        "%-16s %-12s %8s %8s   %s\n",
+        static_cast<long long>(request.rounds), "rows x in x out", "", "mkl", "onednn",
+        "Formwork takes");
+  for (const std::string& shape : shapes) {
+    const std::vector<Product> products = measure(size_of(shape), request.rounds);
+    if (!request.json) print_rows(shape, products);
+    add_values(all, shape, products);
+  }
+  table["products"] = Value(std::move(all));
+  table["choices"] = Value(matmul_cache_file());
+  if (request.json)
+    print_json(table);
+  else if (!matmul_cache_file().empty())
+    std::printf("choices are kept in %s\n", matmul_cache_file().c_str());
+}
+
+}  // namespace
+
+void add_bench_matmul(CLI::App& bench) {
+  const auto request = std::make_shared<MatmulRequest>();
+  CLI::App* verb = bench.add_subcommand(
+      "matmul", "the three products of linear maps by each library, and which one is taken");
+  verb->add_option("--shape", request->shapes, "ROWSxINxOUT of a map; may be repeated")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb->add_option("--rounds", request->rounds, "times that every product is measured")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  verb->add_option("--threads", request->threads, "threads; 0 = PyTorch's choice")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  verb->add_flag("--json", request->json, "figures as JSON");
+  verb->footer(
+      "The environment's FORMWORK_MATMUL=mkl or onednn overrules the choice.\n"
+      "Example:\n  formwork bench matmul --shape 4096x768x3072 --threads 1");
+  verb->callback([request] { bench_matmul(*request); });
+}
+
+}  // namespace formwork

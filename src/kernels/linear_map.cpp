@@ -1,0 +1,80 @@
+#include "kernels/linear_map.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "kernels/matmul.h"
+
+namespace formwork {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+Tensor best_product(const Tensor& a, const Tensor& b, const Tensor& bias = {}) {
+  return product_by(faster_library(a, b), a, b, bias);
+}
+
+/// x [R,in].
+struct LinearRows : torch::autograd::Function<LinearRows> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
+                        const std::optional<Tensor>& bias) {
+    context->save_for_backward({x, weight});
+    context->saved_data["bias"] = bias.has_value();
+    return best_product(x, weight, bias.value_or(Tensor()));
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1], &slope = gradients[0];
+    const bool has_bias = context->saved_data["bias"].toBool();
+    // Products of oneDNN have no gradient of their own.
+    const bool again = at::GradMode::is_enabled();
+    variable_list result(3);
+    if (context->needs_input_grad(0))
+      result[0] = again ? at::mm(slope, weight) : best_product(slope, weight.t());
+    if (context->needs_input_grad(1))
+      result[1] = again ? at::mm(slope.t(), x) : best_product(slope.t(), x.t());
+    if (has_bias && context->needs_input_grad(2)) result[2] = slope.sum(0);
+    return result;
+  }
+};
+
+bool is_onednn(const ProductShape& shape) {
+  return faster_library(shape) == MatmulLibrary::onednn;
+}
+
+/// Whether any of the products that will be asked for is better done by oneDNN: x [R,in].
+bool gains(const Tensor& x, const Tensor& weight) {
+  const int64_t rows = x.size(0), in = x.size(1), out = weight.size(0);
+  const bool x_rows = x.stride(1) == 1, w_rows = weight.stride(1) == 1;
+  if (is_onednn({rows, out, in, x_rows, w_rows})) return true;
+  if (!at::GradMode::is_enabled()) return false;
+  return (x.requires_grad() && is_onednn({rows, in, out, true, !w_rows})) ||
+         (weight.requires_grad() && is_onednn({out, in, rows, false, !x_rows}));
+}
+
+}  // namespace
+
+Tensor linear_map(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const bool plain = !x.is_cpu() || x.scalar_type() != at::kFloat ||
+                     weight.scalar_type() != at::kFloat || x.dim() < 2 || x.numel() == 0 ||
+                     at::autocast::is_autocast_enabled(at::kCPU);
+  if (plain) return at::linear(x, weight, bias);
+  const Tensor rows = x.dim() == 2 ? x : x.flatten(0, -2);
+  if (!gains(rows, weight)) return at::linear(x, weight, bias);
+  Tensor y;
+  if (at::GradMode::is_enabled())
+    y = LinearRows::apply(rows, weight,
+                          bias.defined() ? std::optional<Tensor>(bias) : std::nullopt);
+  else
+    y = best_product(rows, weight, bias);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = weight.size(0);
+  return y.view(shape);
+}
+
+}  // namespace formwork

@@ -1,0 +1,137 @@
+#include "kernels/matmul.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+
+#include "core/error.h"
+#include "kernels/matmul_memory.h"
+
+namespace formwork {
+namespace {
+
+using LinearPointwise = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&,
+                               std::string_view, c10::List<std::optional<at::Scalar>>,
+                               std::optional<std::string_view>);
+
+/// oneDNN's product, which inductor's compiled programs call too: it takes plain weights.
+const c10::TypedOperatorHandle<LinearPointwise>* onednn_product() {
+  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<LinearPointwise>> {
+    if (!at::globalContext().hasMKLDNN()) return std::nullopt;
+    const auto schema = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    if (!schema) return std::nullopt;
+    return schema->typed<LinearPointwise>();
+  }();
+  return found ? &*found : nullptr;
+}
+
+/// Below this many multiplications a choice gains less than asking for it costs; above, a part of
+/// the product tells enough.
+constexpr int64_t kLeastProduct = int64_t{1} << 22, kMostTimed = int64_t{1} << 31;
+constexpr int kTurns = 5;
+/// What oneDNN has to gain.
+constexpr double kClearly = 1.1;
+
+int64_t multiplications(const ProductShape& shape) {
+  return shape.m * shape.n * shape.k;
+}
+
+Tensor matrix(int64_t rows, int64_t columns, bool row_after_row) {
+  return row_after_row ? at::ones({rows, columns}) : at::ones({columns, rows}).t();
+}
+
+double seconds_of(MatmulLibrary library, const Tensor& a, const Tensor& b) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  product_by(library, a, b);
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// The least of several turns' time of blas by that of oneDNN: what else runs on the machine makes
+/// one turn slow, so oneDNN is only taken where it wins them all.
+double measured_speedup(ProductShape shape) {
+  const c10::NoGradGuard no_grad;
+  while (multiplications(shape) > kMostTimed) {
+    int64_t& longest = std::max({std::ref(shape.m), std::ref(shape.n), std::ref(shape.k)},
+                                [](const auto& a, const auto& b) { return a.get() < b.get(); });
+    longest /= 2;
+  }
+  const Tensor a = matrix(shape.m, shape.k, shape.a_rows);
+  const Tensor b = matrix(shape.n, shape.k, shape.b_rows);
+  double speedup = INFINITY;
+  for (int turn = 0; turn <= kTurns; ++turn) {
+    const double blas = seconds_of(MatmulLibrary::blas, a, b);
+    const double onednn = seconds_of(MatmulLibrary::onednn, a, b);
+    if (turn > 0) speedup = std::min(speedup, blas / onednn);  // both prepare on their first call
+  }
+  return speedup;
+}
+
+/// What FORMWORK_MATMUL says, if anything.
+std::optional<MatmulLibrary> forced_library() {
+  const char* wanted = std::getenv("FORMWORK_MATMUL");
+  if (!wanted || !*wanted) return std::nullopt;
+  const std::string name = wanted;
+  if (name == "mkl") return MatmulLibrary::blas;
+  check(name == "onednn", "FORMWORK_MATMUL", "found '", name, "'; valid: mkl, onednn");
+  check(has_onednn(), "FORMWORK_MATMUL", "is onednn, which this libtorch lacks; valid: mkl");
+  return MatmulLibrary::onednn;
+}
+
+int64_t power_of_two(int64_t size) {
+  return int64_t{1} << std::lround(std::log2(static_cast<double>(size)));
+}
+
+std::string class_of(const ProductShape& shape) {
+  return join_text("M ", power_of_two(shape.m), " N ", power_of_two(shape.n), " K ",
+                   power_of_two(shape.k), " ", shape.a_rows ? 'r' : 'c', shape.b_rows ? 'r' : 'c');
+}
+
+bool is_in_order(const Tensor& matrix) {
+  return matrix.stride(0) == 1 || matrix.stride(1) == 1;
+}
+
+}  // namespace
+
+bool has_onednn() {
+  return onednn_product() != nullptr;
+}
+
+Tensor product_by(MatmulLibrary library, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (library == MatmulLibrary::onednn)
+    return onednn_product()->call(a, b, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt,
+                                  "none", c10::List<std::optional<at::Scalar>>(), "");
+  return bias.defined() ? at::addmm(bias, a, b.t()) : at::mm(a, b.t());
+}
+
+MatmulLibrary faster_library(const ProductShape& shape) {
+  static const std::optional<MatmulLibrary> forced = forced_library();
+  if (multiplications(shape) == 0 || !has_onednn()) return MatmulLibrary::blas;
+  if (forced) return *forced;
+  if (multiplications(shape) < kLeastProduct) return MatmulLibrary::blas;
+  MatmulMemory& memory = MatmulMemory::of_this_machine();
+  const std::string name = class_of(shape);
+  std::optional<double> speedup = memory.find(name);
+  if (!speedup) speedup = memory.keep(name, measured_speedup(shape));
+  return *speedup >= kClearly ? MatmulLibrary::onednn : MatmulLibrary::blas;
+}
+
+MatmulLibrary faster_library(const Tensor& a, const Tensor& b) {
+  if (!a.is_cpu() || a.scalar_type() != at::kFloat || b.scalar_type() != at::kFloat ||
+      !is_in_order(a) || !is_in_order(b))
+    return MatmulLibrary::blas;
+  return faster_library({a.size(0), b.size(0), a.size(1), a.stride(1) == 1, b.stride(1) == 1});
+}
+
+std::string matmul_cache_file() {
+  return MatmulMemory::of_this_machine().file();
+}
+
+}  // namespace formwork

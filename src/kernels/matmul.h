@@ -1,0 +1,41 @@
+// Products of matrices by whichever of libtorch's libraries is faster on this processor.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+namespace formwork {
+
+using at::Tensor;
+
+/// `blas` is what at::mm calls (MKL in PyTorch's builds for x86).
+enum class MatmulLibrary { blas, onednn };
+
+/// Whether this libtorch and processor have oneDNN.
+bool has_onednn();
+
+/// a bᵀ + bias for float32 a [M,K], b [N,K] on the CPU, of any strides; bias [N] or undefined.
+/// [M,N]. Both libraries agree but for rounding.
+Tensor product_by(MatmulLibrary library, const Tensor& a, const Tensor& b, const Tensor& bias = {});
+
+/// The sizes of a bᵀ, and whether a row of a (of b) is contiguous; a column is otherwise.
+struct ProductShape {
+  int64_t m = 0, n = 0, k = 0;
+  bool a_rows = true, b_rows = true;
+};
+
+/// Which library to take for float32 products of this shape on the CPU. The environment's
+/// FORMWORK_MATMUL decides where it is mkl or onednn; else the first product of a class (sizes to a
+/// factor of 2, orders, threads) is timed by both, and the choice is kept in the user's cache
+/// folder, so that later processes take the same and compute the same numbers. blas where products
+/// are small or nothing can be kept. oneDNN has to be a tenth faster, so that noise does not
+/// decide.
+MatmulLibrary faster_library(const ProductShape& shape);
+/// The same for tensors of any type, device and strides; blas where that is not the question.
+MatmulLibrary faster_library(const Tensor& a, const Tensor& b);
+
+/// The file that choices are kept in; empty where there is no cache folder.
+std::string matmul_cache_file();
+
+}  // namespace formwork
