@@ -1,7 +1,5 @@
 #include "tasks/task.h"
 
-#include "kernels/projected_cross_entropy.h"
-
 namespace formwork {
 namespace {
 
@@ -12,11 +10,15 @@ Tensor at_least_float(const Tensor& x) {
 
 }  // namespace
 
-LossSum cross_entropy_sum(const Tensor& logits, const Tensor& target) {
+LossSum cross_entropy_sum(const Tensor& logits, const Tensor& target,
+                          const CrossEntropyRule& rule) {
   LossSum loss;
+  const Tensor wide = at_least_float(logits).flatten(0, -2), flat = target.flatten();
   loss.count = static_cast<double>(target.ge(0).sum().item<int64_t>());
-  loss.sum = at::cross_entropy_loss(at_least_float(logits).flatten(0, -2), target.flatten(), {},
-                                    at::Reduction::Sum, -1);
+  loss.sum = at::cross_entropy_loss(wide, flat, {}, at::Reduction::Sum, -1, rule.smoothing);
+  if (rule.z_loss > 0.0)
+    loss.sum =
+        loss.sum + rule.z_loss * wide.logsumexp(-1).square().masked_fill(flat < 0, 0.0).sum();
   return loss;
 }
 
@@ -25,21 +27,22 @@ double Task::target_count(const Batch& batch) const {
   return static_cast<double>(batch.target.ge(0).sum().item<int64_t>());
 }
 
-LossSum Task::loss(const Tensor& output, const Batch& batch) const {
+LossSum Task::loss(const Tensor& output, const Batch& batch, const CrossEntropyRule& rule) const {
   if (form().output.kind != OutputForm::Kind::values)
-    return cross_entropy_sum(output, batch.target);
+    return cross_entropy_sum(output, batch.target, rule);
   LossSum loss;
   loss.count = static_cast<double>(batch.target.numel());
   loss.sum = (at_least_float(output) - batch.target).square().sum();
   return loss;
 }
 
-LossSum Task::loss_of(const ModelOutput& output, const Batch& batch) const {
-  if (!output.unprojected) return loss(output.y, batch);
+LossSum Task::loss_of(const ModelOutput& output, const Batch& batch,
+                      const CrossEntropyRule& rule) const {
+  if (!output.unprojected) return loss(output.y, batch, rule);
   const Unprojected& part = *output.unprojected;
   LossSum loss;
   loss.count = target_count(batch);
-  loss.sum = projected_cross_entropy(part.x, part.weight, part.bias, batch.target);
+  loss.sum = projected_cross_entropy(part.x, part.weight, part.bias, batch.target, rule);
   return loss;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/registry.h"
+#include "kernels/projected_cross_entropy.h"
 #include "methods/module.h"
 #include "model/model.h"
 
@@ -55,13 +56,16 @@ class Task {
 
   /// Targets that `loss` will count, without running the model.
   virtual double target_count(const Batch& batch) const;
-  /// The default: cross-entropy in nats for classes and tokens, squared error for values.
-  virtual LossSum loss(const Tensor& output, const Batch& batch) const;
+  /// The default: cross-entropy in nats for classes and tokens, by the rule; squared error for
+  /// values, which know no rule.
+  virtual LossSum loss(const Tensor& output, const Batch& batch,
+                       const CrossEntropyRule& rule = {}) const;
   /// Whether loss() is the default's for tokens, which training then takes without having all
   /// logits in memory. A task of tokens that overrides loss() says false.
   virtual bool plain_token_loss() const { return form().output.kind == OutputForm::Kind::tokens; }
   /// loss() of what a model has put out, its logits there or not.
-  LossSum loss_of(const ModelOutput& output, const Batch& batch) const;
+  LossSum loss_of(const ModelOutput& output, const Batch& batch,
+                  const CrossEntropyRule& rule = {}) const;
   /// The default counts accuracy for classes and tokens, squared and absolute errors for values.
   virtual MetricSums metric_sums(const Tensor& output, const Batch& batch) const;
   /// From sums over all batches to named figures ("accuracy", "bits_per_character", "mse").
@@ -84,7 +88,9 @@ class Task {
   virtual void write_data(const std::string& folder, int64_t items);
 };
 
-/// "Cross-entropy in nats over targets != -1": sum and count. logits [..., V], target [...].
-LossSum cross_entropy_sum(const Tensor& logits, const Tensor& target);
+/// "Cross-entropy in nats over targets != -1": sum and count. logits [..., V], target [...]. The
+/// rule's smoothing and z-loss are as in projected_cross_entropy.
+LossSum cross_entropy_sum(const Tensor& logits, const Tensor& target,
+                          const CrossEntropyRule& rule = {});
 
 }  // namespace formwork

@@ -71,6 +71,14 @@ void TrainOptions::describe(OptionSet& o) {
   o.add("precision", precision,
         "float32; bfloat16: products in bfloat16 with float32 master weights; float64",
         one_of({"float32", "bfloat16", "float64"}));
+  o.add("label_smoothing", label_smoothing,
+        "the part of each target that all classes or tokens share equally; in the training loss "
+        "only, validation stays plain (Szegedy et al. 2015, arXiv 1512.00567)",
+        fraction());
+  o.add("z_loss", z_loss,
+        "factor on the square of the logits' log-sum-exp, which keeps it near 0; in the training "
+        "loss only (Chowdhery et al. 2022, arXiv 2204.02311), where 1e-4 is usual",
+        at_least(0));
   o.add("activation_checkpointing", activation_checkpointing,
         "block: keep the vectors between blocks only and run each block again in the backward "
         "pass; the same numbers with less memory, in about a third more time",
@@ -150,6 +158,11 @@ void Recipe::settle(const Value& table) {
   if (train.checkpoint.every == 0) train.checkpoint.every = train.evaluate.every;
   if (train.evaluate.batch == 0) train.evaluate.batch = train.batch;
   check_probes(train.probe, table);
+  const bool classes = built->form().output.kind != OutputForm::Kind::values;
+  for (const auto& [key, value] :
+       {std::pair("label_smoothing", train.label_smoothing), std::pair("z_loss", train.z_loss)})
+    check(classes || value == 0.0, std::string("train.") + key, "found ", value,
+          ", but task.kind = '", task.kind(), "' predicts numbers, not classes; valid: 0");
 }
 
 Recipe Recipe::from(const Value& table, const std::string& source) {

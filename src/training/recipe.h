@@ -54,6 +54,8 @@ struct TrainOptions {
   int64_t accumulate = 1;
   int64_t seed = 1;
   std::string precision = "float32";
+  double label_smoothing = 0.0;
+  double z_loss = 0.0;
   std::string activation_checkpointing = "none";
   int64_t log_every = 10;
   int64_t prefetch = 2;

@@ -100,6 +100,7 @@ double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
   const RandomStream dropout = RandomStream(static_cast<uint64_t>(recipe_.train.seed))
                                    .child("dropout")
                                    .child(static_cast<uint64_t>(progress_.step));
+  const CrossEntropyRule rule{recipe_.train.label_smoothing, recipe_.train.z_loss};
   double sum = 0.0;
   for (size_t i = 0; i < batches.size(); ++i) {
     // Dropout draws from PyTorch's default generator: set anew for every pass, its numbers are a
@@ -107,7 +108,7 @@ double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
     const size_t part = static_cast<size_t>(processes_.rank()) * batches.size() + i;
     at::manual_seed(dropout.child(part).key());
     const ModelOutput out = run_model(batches[i]);
-    const LossSum loss = task_->loss_of(out, batches[i]);
+    const LossSum loss = task_->loss_of(out, batches[i], rule);
     Tensor total = loss.sum / count;
     for (const Tensor& extra : out.losses) total = total + extra * (loss.count / count);
     const double value = total.item<double>();

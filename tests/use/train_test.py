@@ -174,6 +174,24 @@ class Ways(tiny.TinyCase):
         self.assertEqual(whole[-1]["tokens"], parts[-1]["tokens"])
         self.assertAlmostEqual(whole[-1]["validation_loss"], parts[-1]["validation_loss"], delta=1e-4)
 
+    def test_smoothed_loss(self):
+        plain = self.numbers(self.train("plain"))
+        for key, value in {"label_smoothing": 0.2, "z_loss": 0.1}.items():
+            run = self.numbers(self.train(key, f"train.{key}={value}"))
+            self.assertNotEqual(run[0]["loss"], plain[0]["loss"])  # of the same first model
+            self.assertGreater(run[-1]["loss"], plain[-1]["loss"])
+            mean = sum(line["validation_loss"] for line in run if "validation_loss" in line)
+            other = sum(line["validation_loss"] for line in plain if "validation_loss" in line)
+            self.assertLess(abs(mean - other), 0.1 * other)  # which stays the plain one
+        self.refused("train", self.recipe, "--set", "train.label_smoothing=1",
+                     names=["train.label_smoothing", "below 1"])
+        rows = [f"2026-01-{1 + i // 24:02d} {i % 24:02d}:00:00,{i % 7}" for i in range(300)]
+        self.write("series.csv", "\n".join(["date,a", *rows, ""]))
+        numbers = self.write("numbers.toml", '[task]\nkind = "forecast"\npath = "series.csv"\n'
+                             'split = "fractions"\nlength = 16\nhorizon = 4\n'
+                             '[model]\nwidth = 16\nheads = 2\nstem = { kind = "series", patch = 4 }\n')
+        self.refused("train", numbers, "--set", "train.z_loss=1e-4", names=["train.z_loss", "forecast"])
+
     def test_bfloat16(self):
         exact = self.losses(self.train("exact", "train.budget.steps=30"))
         rounded = self.losses(self.train("rounded", "train.budget.steps=30",
