@@ -62,11 +62,10 @@ at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const 
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = weight.values.size(0);
   const int64_t rows = c10::multiply_integers(x.sizes().slice(0, x.dim() - 1));
-  const at::Tensor flat = x.detach().reshape({rows, x.size(-1)}).contiguous();
+  const at::Tensor flat = x.reshape({rows, x.size(-1)}).contiguous();
   const PackedWeight whole{weight.values.contiguous(),
                            weight.scale.defined() ? weight.scale.contiguous() : weight.scale};
-  return cpu::packed_linear(flat, whole, bias.defined() ? bias.detach().contiguous() : bias)
-      .view(shape);
+  return cpu::packed_linear(flat, whole, bias.defined() ? bias.contiguous() : bias).view(shape);
 }
 
 at::Tensor packed_linear_reference(const at::Tensor& x, const PackedWeight& weight,

@@ -98,6 +98,9 @@ void packed_linear_many(const at::Tensor& x, const PackedWeight& weight, const a
   const int64_t in = weight.values.size(1), out = weight.values.size(0);
   const int64_t most = std::max(kFewestUnpacked, kUnpackedAtOnce / std::max<int64_t>(1, in));
   const int64_t blocks = (out + most - 1) / most;
+  // Other threads do not know that no gradient is wanted.
+  const at::Tensor rows = x.detach(), to_rows = y.detach(),
+                   shift = bias.defined() ? bias.detach() : bias;
   // Products inside stay on the thread, so that all of it is one meeting of threads, and the blocks
   // and with them the numbers are the same for any number of them.
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
@@ -106,11 +109,11 @@ void packed_linear_many(const at::Tensor& x, const PackedWeight& weight, const a
       const int64_t first = i * most, count = std::min(most, out - first);
       unpack_part(weight, first, count, buffer.data_ptr<float>());
       const at::Tensor across = buffer.narrow(0, 0, count).t();
-      at::Tensor to = y.narrow(1, first, count);
-      if (bias.defined())
-        at::addmm_out(to, bias.narrow(0, first, count), x, across);
+      at::Tensor to = to_rows.narrow(1, first, count);
+      if (shift.defined())
+        at::addmm_out(to, shift.narrow(0, first, count), rows, across);
       else
-        at::mm_out(to, x, across);
+        at::mm_out(to, rows, across);
     }
   });
 }
