@@ -25,6 +25,9 @@ const uint16_t* bits_of(const at::Tensor& values) {
   return reinterpret_cast<const uint16_t*>(values.const_data_ptr<c10::BFloat16>());
 }
 
+/// Adding and subtracting 1.5·2^52 rounds to nearest even, without a call of the C library.
+constexpr double kRounding = 6755399441055744.0;
+
 void quantise_row(const float* w, int64_t n, int8_t* q, float& scale) {
   float most = 0.0f;
   bool finite = true;
@@ -41,7 +44,7 @@ void quantise_row(const float* w, int64_t n, int8_t* q, float& scale) {
   // In double, where the quotient of two floats rounds to the nearest whole number without a doubt.
   const double inverse = scale > 0.0f ? 1.0 / static_cast<double>(scale) : 0.0;
   for (int64_t i = 0; i < n; ++i) {
-    const double steps = std::nearbyint(static_cast<double>(w[i]) * inverse);
+    const double steps = (static_cast<double>(w[i]) * inverse + kRounding) - kRounding;
     q[i] = static_cast<int8_t>(std::clamp(steps, -127.0, 127.0));
   }
 }
