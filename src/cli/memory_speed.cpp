@@ -25,9 +25,17 @@ constexpr int64_t kParts = kFloats / kFloatsAPart;
 /// Two of them hold as many sums as keep the memory busy, not the adders.
 typedef float Block __attribute__((vector_size(64)));
 
+/// What lies a page further, which may be behind the array: hence a number, not a pointer.
+void ask_for(const float* from) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + 4096));
+}
+
 float sum_of_part(const float* from) {
   Block even{}, odd{};
   for (int64_t i = 0; i < kFloatsAPart; i += 32) {
+    // As src/kernels/simd/packed_rows.cpp does: without it, it would be no ceiling.
+    ask_for(from + i);
+    ask_for(from + i + 16);
     Block left, right;
     std::memcpy(&left, from + i, sizeof(left));
     std::memcpy(&right, from + i + 16, sizeof(right));
