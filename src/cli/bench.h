@@ -12,5 +12,6 @@ void add_bench_attention(CLI::App& bench);
 void add_bench_matmul(CLI::App& bench);
 void add_bench_mixers(CLI::App& bench);
 void add_bench_conditioning(CLI::App& bench);
+void add_bench_decode(CLI::App& bench);
 
 }  // namespace formwork

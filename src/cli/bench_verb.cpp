@@ -80,6 +80,7 @@ void add_bench_verb(CLI::App& app) {
   add_bench_matmul(*verb);
   add_bench_mixers(*verb);
   add_bench_conditioning(*verb);
+  add_bench_decode(*verb);
 }
 
 }  // namespace formwork

@@ -6,13 +6,14 @@
 
 #include "cli/console.h"
 #include "cli/verbs.h"
+#include "cli/weights.h"
 #include "model/sampling.h"
 
 namespace formwork {
 namespace {
 
 struct GenerateRequest {
-  std::string run, prompt = "\n";
+  std::string run, prompt = "\n", weights = "float32";
   int64_t tokens = 256;
   int64_t seed = 1;
   SamplingOptions sampling;
@@ -31,13 +32,12 @@ std::vector<int64_t> generate(Model& model, const GenerateRequest& request,
   ModelState state = model.make_state(1, static_cast<int64_t>(prompt.size()) + request.tokens);
   Random random = RandomStream(static_cast<uint64_t>(request.seed)).child("generate").random();
   std::vector<int64_t> made;
-  ModelInput input;
-  input.input = row_of(prompt);
+  Tensor input = row_of(prompt);
   for (int64_t i = 0; i < request.tokens; ++i) {
-    const Tensor logits = model.forward(input, &state).y.select(1, -1).squeeze(0);
+    const Tensor logits = model.next_logits(input, state).squeeze(0);
     made.push_back(sample(logits, request.sampling, random));
     each(made.back());
-    input.input = row_of({made.back()});
+    input = row_of({made.back()});
   }
   return made;
 }
@@ -51,6 +51,11 @@ void generate_verb(const GenerateRequest& request) {
         "'; generate needs a decoder that predicts tokens (characters, bytes, sequence)");
   const std::vector<int64_t> prompt = run.task->encode(request.prompt);
   check(!prompt.empty(), "--prompt", "is empty; give at least one character");
+  const PackedMaps maps = hold_weights(*run.model, request.weights);
+  if (maps.left > 0 && !request.quiet)
+    std::fprintf(stderr, "%lld of %lld linear maps cannot hold %s and stay as they are\n",
+                 static_cast<long long>(maps.left), static_cast<long long>(maps.left + maps.packed),
+                 request.weights.c_str());
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   const bool stream = !request.json;
@@ -71,6 +76,10 @@ void generate_verb(const GenerateRequest& request) {
   table["text"] = Value(run.task->decode(made));
   table["tokens"] = Value(static_cast<int64_t>(made.size()));
   table["tokens_per_second"] = Value(rate);
+  table["weights"]["form"] = Value(request.weights);
+  table["weights"]["bytes"] = Value(run.model->weight_bytes());
+  table["weights"]["packed_maps"] = Value(maps.packed);
+  table["weights"]["other_maps"] = Value(maps.left);
   table["checkpoint"] = Value(run.checkpoint);
   print_json(table);
 }
@@ -95,12 +104,18 @@ void add_generate_verb(CLI::App& app) {
       ->check(CLI::Range(0.0, 1.0));
   verb->add_option("--min-p", s.min_p, "least probability relative to the likeliest")
       ->check(CLI::Range(0.0, 1.0));
+  verb->add_option("--weights", request->weights,
+                   "how linear maps and head hold their weights: float32; bfloat16, half the bytes "
+                   "to read for each token; int8, a quarter, with one scale a row (sums stay in "
+                   "float32, the text may differ)")
+      ->check(CLI::IsMember(weight_forms()));
   verb->add_flag("--json", request->json, "the text as JSON, at the end");
   verb->add_flag("--quiet", request->quiet, "no figures on standard error");
   verb->footer(
       "Examples:\n"
       "  formwork generate runs/play --prompt 'ROMEO:' --tokens 500\n"
-      "  formwork generate runs/play --temperature 0.8 --top-p 0.95 --seed 7");
+      "  formwork generate runs/play --temperature 0.8 --top-p 0.95 --seed 7\n"
+      "  formwork generate runs/play --weights int8");
   verb->callback([request] { generate_verb(*request); });
 }
 

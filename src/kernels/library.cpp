@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "kernels/attention.h"
+#include "kernels/packed_linear.h"
 #include "kernels/projected_cross_entropy.h"
 #include "kernels/rms_norm.h"
 #include "kernels/rotate.h"
@@ -38,6 +39,16 @@ Tensor projected_cross_entropy_operator(const Tensor& x, const Tensor& weight, c
   return projected_cross_entropy(x, weight, bias.value_or(Tensor()), target, {smoothing, z_loss});
 }
 
+Tensor packed_linear_operator(const Tensor& x, const Tensor& weight, const Maybe& scale,
+                              const Maybe& bias) {
+  return packed_linear(x, {weight, scale.value_or(Tensor())}, bias.value_or(Tensor()));
+}
+
+std::tuple<Tensor, Tensor> pack_weight_operator(const Tensor& weight) {
+  const PackedWeight packed = pack_weight(weight, PackedForm::int8);
+  return {packed.values, packed.scale};
+}
+
 }  // namespace
 
 TORCH_LIBRARY(formwork, library) {
@@ -52,6 +63,8 @@ TORCH_LIBRARY(formwork, library) {
   library.def(
       "projected_cross_entropy(Tensor x, Tensor weight, Tensor? bias, Tensor target, float "
       "smoothing, float z_loss) -> Tensor");
+  library.def("packed_linear(Tensor x, Tensor weight, Tensor? scale, Tensor? bias) -> Tensor");
+  library.def("pack_weight(Tensor weight) -> (Tensor values, Tensor scale)");
 }
 
 TORCH_LIBRARY_IMPL(formwork, CompositeImplicitAutograd, library) {
@@ -60,6 +73,8 @@ TORCH_LIBRARY_IMPL(formwork, CompositeImplicitAutograd, library) {
   library.impl("rotate_pairs", rotate_pairs_operator);
   library.impl("attention", attention_operator);
   library.impl("projected_cross_entropy", projected_cross_entropy_operator);
+  library.impl("packed_linear", packed_linear_operator);
+  library.impl("pack_weight", pack_weight_operator);
 }
 
 }  // namespace formwork

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/simd/attention_tiles.h"
+#include "kernels/simd/packed_rows.h"
 #include "kernels/simd/squash_rows.h"
 
 namespace formwork::cpu {
@@ -12,6 +13,7 @@ namespace formwork::cpu {
 struct SimdLevel {
   const AttentionTiles* attention;
   const SquashRows* squash;
+  const PackedProducts* packed;
 };
 
 /// The levels this processor can run, the widest first; never empty. FORMWORK_SIMD=base, avx2 or

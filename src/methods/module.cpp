@@ -121,6 +121,11 @@ Tensor Module::add_parameter(const std::string& name, const Tensor& start, Role 
   return own_parameters_.back().tensor;
 }
 
+void Module::drop_parameter(const std::string& name) {
+  std::erase_if(own_parameters_,
+                [&](const Parameter& parameter) { return parameter.name == name; });
+}
+
 Tensor Module::add_buffer(const std::string& name, const Tensor& start) {
   own_buffers_.emplace_back(name, start);
   return start;

@@ -88,6 +88,9 @@ class Module {
  protected:
   /// Adds a parameter that requires a gradient and returns it; `rate`: factor on its learning rate.
   Tensor add_parameter(const std::string& name, const Tensor& start, Role role, double rate = 1.0);
+  /// Takes a parameter out: it is neither trained nor saved any more, and lives while others hold
+  /// it.
+  void drop_parameter(const std::string& name);
   /// Adds a tensor that is saved but not trained.
   Tensor add_buffer(const std::string& name, const Tensor& start);
   /// Adds a child under a name; an empty name makes the child's names appear as this module's own.

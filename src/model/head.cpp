@@ -35,11 +35,24 @@ Tensor Head::pool(const Tensor& x, const Tensor& valid) const {
   return (x * weight).sum(1) / weight.sum(1).clamp_min(1.0);
 }
 
+bool Head::pack_table(PackedForm form) {
+  if (!tied_table_.defined() || tied_table_.scalar_type() != at::kFloat) return false;
+  packed_table_ = pack_weight(tied_table_.detach(), form);
+  return true;
+}
+
+int64_t Head::table_bytes() const {
+  if (packed_table_.values.defined()) return packed_table_.bytes();
+  return tied_table_.defined() ? static_cast<int64_t>(tied_table_.nbytes()) : 0;
+}
+
 bool Head::plain() const {
-  return output_.kind == OutputForm::Kind::tokens && !hidden_ && (exact_ || !projection_);
+  return !packed_table_.values.defined() && output_.kind == OutputForm::Kind::tokens && !hidden_ &&
+         (exact_ || !projection_);
 }
 
 Tensor Head::forward(const Tensor& x, const Tensor& valid) {
+  if (packed_table_.values.defined()) return packed_linear(x, packed_table_, {});
   if (tied_table_.defined()) return linear_map(x, tied_table_);
   const bool per_token = output_.kind == OutputForm::Kind::tokens;
   Tensor y = per_token ? x : pool(x, valid);

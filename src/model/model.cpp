@@ -105,8 +105,7 @@ at::ScalarType Model::type() const {
   return parameters().front().tensor.scalar_type();
 }
 
-ModelOutput Model::forward(const ModelInput& in, ModelState* state) {
-  Stream stream;
+void Model::run(const ModelInput& in, Stream& stream, ModelState* state) {
   stream.valid = in.valid;
   stream.timestamps = in.timestamps;
   stream.observer = in.observer;
@@ -125,6 +124,12 @@ ModelOutput Model::forward(const ModelInput& in, ModelState* state) {
     stream.losses = std::move(source.losses);
   }
   stack_->forward(in.input, stream, state ? &state->states : nullptr);
+  stream.observer = nullptr;  // it may be one of the two above
+}
+
+ModelOutput Model::forward(const ModelInput& in, ModelState* state) {
+  Stream stream;
+  run(in, stream, state);
   ModelOutput out{Tensor(), std::move(stream.losses)};
   const int64_t tokens = stream.x.size(0) * stream.x.size(1);
   if (tokens * task_.output.size > in.most_logits && head_->plain())
@@ -132,6 +137,16 @@ ModelOutput Model::forward(const ModelInput& in, ModelState* state) {
   else
     out.y = head_->forward(stream.x, stream.valid);
   return out;
+}
+
+Tensor Model::next_logits(const Tensor& ids, ModelState& state) {
+  check(task_.output.kind == OutputForm::Kind::tokens, "model.form",
+        "does not predict tokens, so no token follows");
+  ModelInput in;
+  in.input = ids;
+  Stream stream;
+  run(in, stream, &state);
+  return head_->forward(stream.x.slice(1, -1), stream.valid).squeeze(1);
 }
 
 ModelState Model::make_state(int64_t batch, int64_t capacity) const {
@@ -154,6 +169,26 @@ void Model::read_source(const Tensor& source, const Tensor& source_valid, ModelS
 void Model::checkpoint_activations(bool on) {
   if (encoder_) encoder_->checkpoint_activations(on);
   stack_->checkpoint_activations(on);
+}
+
+PackedMaps Model::pack(PackedForm form) {
+  const c10::NoGradGuard no_grad;
+  PackedMaps maps;
+  const auto count = [&maps](bool packed) { ++(packed ? maps.packed : maps.left); };
+  visit([&](const std::string&, Module& module) {
+    if (auto* map = dynamic_cast<Linear*>(&module)) count(map->pack(form));
+  });
+  if (head_->table_bytes() > 0) count(head_->pack_table(form));
+  return maps;
+}
+
+int64_t Model::weight_bytes() const {
+  int64_t bytes = head_->table_bytes();
+  // Visiting changes nothing here.
+  const_cast<Model*>(this)->visit([&bytes](const std::string&, Module& module) {
+    if (const auto* map = dynamic_cast<const Linear*>(&module)) bytes += map->weight_bytes();
+  });
+  return bytes;
 }
 
 void Model::commit(ModelState& state, const Tensor& kept) {

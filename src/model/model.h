@@ -16,6 +16,11 @@ class Head final : public Module {
   Head(const HeadOptions& options, const OutputForm& output, const Site& site,
        const Tensor& tied_table, bool exact);
   Tensor forward(const Tensor& x, const Tensor& valid);
+  /// See Linear::pack. A tied table stays what the stem looks up; the head takes a packed copy.
+  /// False for an untied head, whose maps are packed one by one.
+  bool pack_table(PackedForm form);
+  /// Bytes of a tied table that forward reads; 0 for an untied head.
+  int64_t table_bytes() const;
   /// Whether forward is one linear map of every token; then it is x times weight() plus bias().
   bool plain() const;
   Tensor weight() const { return projection_ ? projection_->weight() : tied_table_; }
@@ -25,8 +30,9 @@ class Head final : public Module {
   Tensor pool(const Tensor& x, const Tensor& valid) const;
   HeadOptions options_;
   OutputForm output_;
-  bool exact_ = true;  // weight() is what the projection multiplies with
-  Tensor tied_table_;  // the stem's parameter, not registered again
+  bool exact_ = true;          // weight() is what the projection multiplies with
+  Tensor tied_table_;          // the stem's parameter, not registered again
+  PackedWeight packed_table_;  // its copy after pack()
   std::shared_ptr<Linear> hidden_, projection_;
 };
 
@@ -70,12 +76,20 @@ class ModelState {
   int64_t bytes() const;
 };
 
+/// Linear maps, the head among them, that hold their weight packed and that could not.
+struct PackedMaps {
+  int64_t packed = 0, left = 0;
+};
+
 class Model final : public Module {
  public:
   /// Builds and initialises; `options` settled and validated. Same seed, same weights.
   Model(const ModelOptions& options, const TaskForm& task, uint64_t seed);
 
   ModelOutput forward(const ModelInput& in, ModelState* state = nullptr);
+  /// The logits [B,V] of the token after ids [B,n], which `state` takes in: the head runs for one
+  /// token a row. For models that predict tokens.
+  Tensor next_logits(const Tensor& ids, ModelState& state);
   /// An empty state for `batch` rows; refuses for encoders.
   ModelState make_state(int64_t batch, int64_t capacity) const;
   /// Reads the source once, for decoding with `state`.
@@ -83,6 +97,12 @@ class Model final : public Module {
   /// Whether the blocks' activations are made again in the backward pass instead of being kept:
   /// the same numbers with less memory, for about a third more arithmetic.
   void checkpoint_activations(bool on);
+  /// Holds the weights of the linear maps and of the head in `form` from now on, for decoding: less
+  /// memory to read for each token, and no gradients and no saving any more. Maps that cannot
+  /// (Linear::pack) stay as they are, and so do tables, norms and biases.
+  PackedMaps pack(PackedForm form);
+  /// Bytes of the weights of linear maps and head, each read once when a token is decoded.
+  int64_t weight_bytes() const;
   /// Ends a speculative block: keeps the first kept[b] tokens fed since ModelState::begin.
   void commit(ModelState& state, const Tensor& kept);
   const TaskForm& task() const { return task_; }
@@ -91,6 +111,8 @@ class Model final : public Module {
   at::ScalarType type() const;
 
  private:
+  /// All but the head.
+  void run(const ModelInput& in, Stream& stream, ModelState* state);
   ModelOptions options_;
   TaskForm task_;
   std::shared_ptr<Stack> encoder_;  // encoder_decoder only

@@ -2,9 +2,42 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace formwork {
+namespace {
+
+/// Ids from the highest score down, ties in the order of the ids, so that the draw is the same
+/// everywhere. Only as many are sorted as are asked for: a draw rarely needs the tail of 50,000.
+class Ranks {
+ public:
+  Ranks(const double* score, size_t size) : score_(score), order_(size) {
+    std::iota(order_.begin(), order_.end(), size_t{0});
+  }
+  size_t operator[](size_t rank) {
+    while (rank >= sorted_) sort_more();
+    return order_[rank];
+  }
+
+ private:
+  void sort_more() {
+    const auto at = [this](size_t n) { return order_.begin() + static_cast<int64_t>(n); };
+    const size_t next = std::min(order_.size(), std::max<size_t>(64, 8 * sorted_));
+    const auto before = [this](size_t a, size_t b) {
+      return score_[a] != score_[b] ? score_[a] > score_[b] : a < b;
+    };
+    if (next < order_.size()) std::nth_element(at(sorted_), at(next), order_.end(), before);
+    std::sort(at(sorted_), at(next), before);
+    sorted_ = next;
+  }
+
+  const double* score_;
+  std::vector<size_t> order_;
+  size_t sorted_ = 0;
+};
+
+}  // namespace
 
 void SamplingOptions::describe(OptionSet& o) {
   o.add("temperature", temperature, "0 takes the likeliest token", at_least(0));
@@ -14,34 +47,43 @@ void SamplingOptions::describe(OptionSet& o) {
 }
 
 int64_t sample(const Tensor& logits, const SamplingOptions& options, Random& random) {
-  const Tensor row = logits.detach().to(at::kCPU, at::kDouble).contiguous();
+  // What is no number would have no place in an order.
+  const Tensor row = logits.detach()
+                         .to(at::kCPU, at::kDouble)
+                         .nan_to_num(-std::numeric_limits<double>::infinity())
+                         .contiguous();
   const double* const score = row.const_data_ptr<double>();
   const size_t size = static_cast<size_t>(row.numel());
   if (options.temperature == 0.0)
     return static_cast<int64_t>(std::max_element(score, score + size) - score);
 
-  std::vector<size_t> order(size);
-  std::iota(order.begin(), order.end(), size_t{0});
-  // Ties in the order of the ids, so that the draw is the same everywhere.
-  std::stable_sort(order.begin(), order.end(),
-                   [score](size_t a, size_t b) { return score[a] > score[b]; });
-  if (options.top_k > 0) order.resize(std::min(size, static_cast<size_t>(options.top_k)));
-  std::vector<double> weight(order.size());
+  Ranks ranks(score, size);
+  const double most = score[ranks[0]];
+  const auto weight = [&](size_t id) { return std::exp((score[id] - most) / options.temperature); };
+  size_t candidates = size;
+  if (options.top_k > 0) candidates = std::min(size, static_cast<size_t>(options.top_k));
   double total = 0.0;
-  for (size_t i = 0; i < order.size(); ++i)
-    total += weight[i] = std::exp((score[order[i]] - score[order[0]]) / options.temperature);
+  if (candidates == size)
+    for (size_t id = 0; id < size; ++id) total += weight(id);
+  else
+    for (size_t i = 0; i < candidates; ++i) total += weight(ranks[i]);
 
-  size_t kept = 0;
-  double mass = 0.0;
-  while (kept < order.size() && (kept == 0 || mass < options.top_p * total) &&
-         weight[kept] >= options.min_p)
-    mass += weight[kept++];
-  double draw = random.uniform() * mass;
-  for (size_t i = 0; i < kept; ++i) {
-    draw -= weight[i];
-    if (draw < 0.0) return static_cast<int64_t>(order[i]);
+  double mass = total;
+  if (options.top_p < 1.0 || options.min_p > 0.0) {
+    size_t kept = 0;
+    for (mass = 0.0; kept < candidates && (kept == 0 || mass < options.top_p * total); ++kept) {
+      const double next = weight(ranks[kept]);
+      if (next < options.min_p) break;
+      mass += next;
+    }
+    candidates = kept;
   }
-  return static_cast<int64_t>(order[kept - 1]);
+  double draw = random.uniform() * mass;
+  for (size_t i = 0; i < candidates; ++i) {
+    draw -= weight(ranks[i]);
+    if (draw < 0.0) return static_cast<int64_t>(ranks[i]);
+  }
+  return static_cast<int64_t>(ranks[candidates - 1]);
 }
 
 }  // namespace formwork

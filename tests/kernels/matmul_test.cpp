@@ -18,7 +18,7 @@
 namespace formwork::test {
 namespace {
 
-Tensor floats(at::IntArrayRef shape, uint64_t seed) {
+Tensor float_numbers(at::IntArrayRef shape, uint64_t seed) {
   return random_tensor(shape, seed, at::kFloat);
 }
 
@@ -35,11 +35,11 @@ TEST(unit, matmul_libraries_agree) {
        std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {130, 257, 129}})
     for (const bool a_rows : {true, false})
       for (const bool b_rows : {true, false}) {
-        const Tensor a = a_rows ? floats({m, k}, 1) : floats({k, m}, 1).t();
-        const Tensor b = b_rows ? floats({n, k}, 2) : floats({k, n}, 2).t();
+        const Tensor a = a_rows ? float_numbers({m, k}, 1) : float_numbers({k, m}, 1).t();
+        const Tensor b = b_rows ? float_numbers({n, k}, 2) : float_numbers({k, n}, 2).t();
         for (const auto library : {MatmulLibrary::blas, MatmulLibrary::onednn}) {
           EXPECT_LT(relative_error(product_by(library, a, b), a, b), 2e-6) << m << n << k;
-          const Tensor bias = floats({n}, 3);
+          const Tensor bias = float_numbers({n}, 3);
           const Tensor shifted = product_by(library, a, b, bias);
           EXPECT_LT((shifted - bias - at::mm(a, b.t())).abs().max().item<double>(), 1e-3);
         }
@@ -48,15 +48,15 @@ TEST(unit, matmul_libraries_agree) {
 
 /// Compares linear_map and its gradients with float64; at least once with two derivatives.
 void expect_linear(at::IntArrayRef shape, int64_t out, bool with_bias) {
-  const Tensor x = floats(shape, 1).requires_grad_(true);
-  const Tensor w = floats({out, shape.back()}, 2).requires_grad_(true);
-  const Tensor b = with_bias ? floats({out}, 3).requires_grad_(true) : Tensor();
+  const Tensor x = float_numbers(shape, 1).requires_grad_(true);
+  const Tensor w = float_numbers({out, shape.back()}, 2).requires_grad_(true);
+  const Tensor b = with_bias ? float_numbers({out}, 3).requires_grad_(true) : Tensor();
   const Tensor y = linear_map(x, w, b);
   const Tensor wide_x = x.detach().to(at::kDouble).requires_grad_(true);
   const Tensor wide_w = w.detach().to(at::kDouble).requires_grad_(true);
   const Tensor wide_b = with_bias ? b.detach().to(at::kDouble).requires_grad_(true) : Tensor();
   const Tensor wide_y = at::linear(wide_x, wide_w, wide_b);
-  const Tensor slope = floats(y.sizes(), 4);
+  const Tensor slope = float_numbers(y.sizes(), 4);
   y.backward(slope);
   wide_y.backward(slope.to(at::kDouble));
   const auto close = [](const Tensor& found, const Tensor& wanted) {
@@ -85,15 +85,15 @@ TEST(unit, linear_map_by_onednn) {
   }
   const Tensor wide = random_tensor({4, 6}, 5), w = random_tensor({3, 6}, 6);
   expect_same_bits("float64", linear_map(wide, w), at::linear(wide, w));
-  const Tensor strided = floats({9, 4}, 7).t(), weight = floats({5, 9}, 8);
+  const Tensor strided = float_numbers({9, 4}, 7).t(), weight = float_numbers({5, 9}, 8);
   EXPECT_LT(relative_error(linear_map(strided, weight), strided, weight), 2e-6);
 }
 
 TEST(unit, linear_map_has_second_derivatives) {
   if (!has_onednn()) GTEST_SKIP() << "this libtorch has no oneDNN";
   ::setenv("FORMWORK_MATMUL", "onednn", 1);
-  const Tensor x = floats({4, 6}, 1).requires_grad_(true);
-  const Tensor w = floats({3, 6}, 2).requires_grad_(true);
+  const Tensor x = float_numbers({4, 6}, 1).requires_grad_(true);
+  const Tensor w = float_numbers({3, 6}, 2).requires_grad_(true);
   const auto penalty = [&](const Tensor& y) {
     const Tensor slope = torch::autograd::grad({y.square().sum()}, {x}, {}, true, true)[0];
     return torch::autograd::grad({slope.square().sum()}, {w})[0];
@@ -104,7 +104,8 @@ TEST(unit, linear_map_has_second_derivatives) {
 
 TEST(unit, linear_map_by_mkl_is_pytorchs) {
   ::setenv("FORMWORK_MATMUL", "mkl", 1);
-  const Tensor x = floats({2, 64, 96}, 1), w = floats({80, 96}, 2), b = floats({80}, 3);
+  const Tensor x = float_numbers({2, 64, 96}, 1), w = float_numbers({80, 96}, 2),
+               b = float_numbers({80}, 3);
   expect_same_bits("y", linear_map(x, w, b), at::linear(x, w, b));
 }
 

@@ -143,5 +143,36 @@ class Matmul(formwork_case.FormworkCase):
                      environment={"FORMWORK_MATMUL": "blis"})
 
 
+class Decode(formwork_case.FormworkCase):
+    SMALL = ["--width", "32", "--depth", "2", "--heads", "2", "--vocabulary", "50", "--context", "6",
+             "--tokens", "5", "--rounds", "2", "--threads", "1"]
+
+    def test_all_and_one(self):
+        figures = json.loads(self.formwork("bench", "decode", *self.SMALL, "--json").stdout)
+        self.assertEqual([entry["weights"] for entry in figures["decodings"]],
+                         ["float32", "bfloat16", "int8"])
+        weights = 2 * 12 * 32 * 32 + 50 * 32
+        rows = 2 * 9 * 32 + 50  # of all maps together: 4 and 4 and 1 times the width, and the head
+        self.assertEqual([entry["weight_bytes"] for entry in figures["decodings"]],
+                         [4 * weights, 2 * weights, weights + 4 * rows])
+        self.assertGreater(figures["memory"]["read_gb_per_second"], 0.0)
+        self.assertGreater(figures["memory"]["triad_gb_per_second"], 0.0)
+        for entry in figures["decodings"]:
+            rate = entry["tokens_per_second"]
+            self.assertGreaterEqual(rate["best"], rate["median"])
+            self.assertAlmostEqual(entry["gb_per_second"],
+                                   rate["best"] * entry["weight_bytes"] / 1e9)
+            self.assertAlmostEqual(entry["share_of_read"], entry["gb_per_second"] /
+                                   figures["memory"]["read_gb_per_second"])
+            self.assertGreater(entry["prompt_ms"]["least"], 0.0)
+        table = self.formwork("bench", "decode", *self.SMALL, "--weights", "int8,float32").stdout
+        self.assertRegex(table, r"(?s)\nint8 .*\nfloat32 .*memory: reading")
+        self.assertNotIn("bfloat16", table)
+
+    def test_refusals(self):
+        self.refused("bench", "decode", "--weights", "int8,int4", names=["--weights", "int4"])
+        self.refused("bench", "decode", "--width", "30", "--heads", "4", names=["--heads", "30"])
+
+
 if __name__ == "__main__":
     formwork_case.main()

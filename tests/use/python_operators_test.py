@@ -45,6 +45,22 @@ left, right = q.chunk(2, -1)
 agree("rotate_pairs", turned,
       torch.cat([left * angle.cos() - right * angle.sin(),
                  right * angle.cos() + left * angle.sin()], -1), (q,))
+weight, offset = torch.randn(65, 33), torch.randn(65)
+packed, row_scale = own.pack_weight(weight)
+with torch.no_grad():
+    for rows in (3, 40):
+        x = torch.randn(2, rows, 33)
+        torch.testing.assert_close(
+            own.packed_linear(x, packed, row_scale, offset),
+            torch.nn.functional.linear(x, packed * row_scale[:, None], offset))
+        torch.testing.assert_close(
+            own.packed_linear(x, weight.bfloat16(), None, None),
+            torch.nn.functional.linear(x, weight.bfloat16().float()))
+    try:
+        own.packed_linear(x, weight, None, None)
+        raise SystemExit("a float32 weight was taken")
+    except RuntimeError as error:
+        assert "supported: x of Float and a weight of Char" in str(error), error
 print("agree")
 """
 

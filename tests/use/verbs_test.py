@@ -133,6 +133,28 @@ class Generate(tiny.TinyCase):
         told = json.loads(self.formwork("generate", self.run_folder, "--tokens", 150, "--json").stdout)
         self.assertEqual(len(told["text"]), 150)
 
+    def test_packed_weights(self):
+        told = {}
+        for form in ("float32", "bfloat16", "int8"):
+            told[form] = json.loads(self.text("--weights", form, "--json"))
+            self.assertEqual(told[form]["text"],
+                             json.loads(self.text("--weights", form, "--json"))["text"])
+            self.assertEqual(told[form]["weights"]["form"], form)
+            self.assertEqual(told[form]["weights"]["other_maps"], 0)
+        self.assertEqual(told["float32"]["text"], json.loads(self.text("--json"))["text"])
+        size = {form: figures["weights"]["bytes"] for form, figures in told.items()}
+        self.assertEqual(size["float32"], 2 * size["bfloat16"])
+        self.assertLess(size["int8"], size["bfloat16"])
+        self.assertEqual(told["int8"]["weights"]["packed_maps"], 2 * 6 + 1)
+        self.refused("generate", self.run_folder, "--weights", "int4",
+                     names=["--weights", "int4", "int8", "bfloat16"])
+        self.assertIn("--weights", self.formwork("generate", "--help").stdout)
+
+    def test_weights_that_cannot_be_packed(self):
+        run = self.train("sigma", "model.linear.kind=sigma_reparam")
+        done = self.formwork("generate", run, "--weights", "int8", "--tokens", 9)
+        self.assertIn("13 of 13 linear maps cannot hold int8", done.stderr)
+
     def test_unknown_character(self):
         self.refused("generate", self.run_folder, "--prompt", "caf\u00e9", names=["\u00e9"])
 

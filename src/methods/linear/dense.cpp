@@ -15,12 +15,27 @@ class Dense final : public Linear {
     if (site.bias) bias_ = add_parameter("bias", at::zeros({site.out}), Role::bias);
   }
 
-  Tensor forward(const Tensor& x) override { return linear_map(x, weight_, bias_); }
-  Tensor weight() const override { return weight_; }
+  Tensor forward(const Tensor& x) override {
+    return weight_.defined() ? linear_map(x, weight_, bias_) : packed_linear(x, packed_, bias_);
+  }
+  Tensor weight() const override { return weight_.defined() ? weight_ : packed_.unpacked(); }
   Tensor bias() const override { return bias_; }
 
+  bool pack(PackedForm form) override {
+    if (!weight_.defined() || weight_.scalar_type() != at::kFloat || !weight_.is_cpu())
+      return false;
+    packed_ = pack_weight(weight_.detach(), form);
+    drop_parameter("weight");
+    weight_ = Tensor();
+    return true;
+  }
+  int64_t weight_bytes() const override {
+    return weight_.defined() ? static_cast<int64_t>(weight_.nbytes()) : packed_.bytes();
+  }
+
  private:
-  Tensor weight_;
+  Tensor weight_;        // undefined once it is packed
+  PackedWeight packed_;  // undefined before
   Tensor bias_;
 };
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/registry.h"
+#include "kernels/packed_linear.h"
 #include "methods/module.h"
 
 namespace formwork {
@@ -44,6 +45,13 @@ class Linear : public Module {
   virtual Tensor weight() const = 0;
   /// [out], or undefined.
   virtual Tensor bias() const = 0;
+  /// Holds W in `form` from now on, for decoding, and gives its float32 back: forward multiplies
+  /// with the rounded matrix and refuses gradients, weight() makes that matrix anew each time, and
+  /// it is no parameter any more. False, with nothing changed, where W is not kept as one float32
+  /// matrix.
+  virtual bool pack(PackedForm) { return false; }
+  /// Bytes of the weight that forward reads.
+  virtual int64_t weight_bytes() const { return static_cast<int64_t>(weight().nbytes()); }
 };
 
 }  // namespace formwork

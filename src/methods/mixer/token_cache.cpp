@@ -34,14 +34,16 @@ CacheView write_tokens(State& state, const std::vector<std::pair<const char*, Te
   const int64_t start = state.common_length();
   CacheView view;
   view.together = start >= 0 && all_valid(valid);
-  view.places = state.next_positions(n, valid).to(first.device());
   if (view.together) {
-    view.places = view.places.narrow(0, 0, std::min<int64_t>(1, batch));
+    view.places = at::arange(start, start + n, first.options().dtype(at::kLong))
+                      .unsqueeze(0)
+                      .narrow(0, 0, std::min<int64_t>(1, batch));
     view.total = start + n;
     for (const auto& [name, tensor] : tokens)
       state.tensors.at(name).narrow(2, start, n).copy_(tensor);
   } else {
     // Every valid token goes to its row's next place.
+    view.places = state.next_positions(n, valid).to(first.device());
     const Tensor real =
         valid.defined() ? valid : at::ones({batch, n}, first.options().dtype(at::kBool));
     const std::vector<Tensor> at_token = at::where(real);
