@@ -22,6 +22,7 @@ foreach(level IN LISTS FORMWORK_SIMD_LEVELS)
   list(APPEND kernel_objects $<TARGET_OBJECTS:formwork_simd_${level}>)
 endforeach()
 target_sources(formwork_objects INTERFACE ${kernel_objects})
-add_library(formwork_kernels SHARED ${kernel_objects})
+# The one file of the core that kernels call; the rest they use of it is in headers.
+add_library(formwork_kernels SHARED ${kernel_objects} src/core/processor.cpp)
 target_link_libraries(formwork_kernels PRIVATE formwork_options)
 set_target_properties(formwork_kernels PROPERTIES LINKER_LANGUAGE CXX)
