@@ -113,8 +113,10 @@ void bench_matmul(const MatmulRequest& request) {
         "Formwork takes");
   for (const std::string& shape : shapes) {
     const std::vector<Product> products = measure(size_of(shape), request.rounds);
-    if (!request.json) print_rows(shape, products);
-    add_values(all, shape, products);
+    if (request.json)
+      add_values(all, shape, products);
+    else
+      print_rows(shape, products);
   }
   table["products"] = Value(std::move(all));
   table["choices"] = Value(matmul_cache_file());

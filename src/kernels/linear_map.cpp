@@ -47,10 +47,10 @@ bool is_onednn(const ProductShape& shape) {
   return faster_library(shape) == MatmulLibrary::onednn;
 }
 
-/// Whether any of the products that will be asked for is better done by oneDNN: x [R,in].
+/// Whether any of the products that will be asked for is better done by oneDNN: x [...,in].
 bool gains(const Tensor& x, const Tensor& weight) {
-  const int64_t rows = x.size(0), in = x.size(1), out = weight.size(0);
-  const bool x_rows = x.stride(1) == 1, w_rows = weight.stride(1) == 1;
+  const int64_t in = x.size(-1), rows = x.numel() / in, out = weight.size(0);
+  const bool x_rows = x.stride(-1) == 1, w_rows = weight.stride(1) == 1;
   if (is_onednn({rows, out, in, x_rows, w_rows})) return true;
   if (!at::GradMode::is_enabled()) return false;
   return (x.requires_grad() && is_onednn({rows, in, out, true, !w_rows})) ||
@@ -63,9 +63,8 @@ Tensor linear_map(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const bool plain = !x.is_cpu() || x.scalar_type() != at::kFloat ||
                      weight.scalar_type() != at::kFloat || x.dim() < 2 || x.numel() == 0 ||
                      at::autocast::is_autocast_enabled(at::kCPU);
-  if (plain) return at::linear(x, weight, bias);
-  const Tensor rows = x.dim() == 2 ? x : x.flatten(0, -2);
-  if (!gains(rows, weight)) return at::linear(x, weight, bias);
+  if (plain || !gains(x, weight)) return at::linear(x, weight, bias);
+  const Tensor rows = x.flatten(0, -2);
   Tensor y;
   if (at::GradMode::is_enabled())
     y = LinearRows::apply(rows, weight,

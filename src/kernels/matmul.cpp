@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 
@@ -10,6 +11,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <map>
+#include <optional>
+#include <utility>
 
 #include "core/error.h"
 #include "kernels/matmul_memory.h"
@@ -89,9 +93,19 @@ int64_t power_of_two(int64_t size) {
   return int64_t{1} << std::lround(std::log2(static_cast<double>(size)));
 }
 
-std::string class_of(const ProductShape& shape) {
-  return join_text("M ", power_of_two(shape.m), " N ", power_of_two(shape.n), " K ",
-                   power_of_two(shape.k), " ", shape.a_rows ? 'r' : 'c', shape.b_rows ? 'r' : 'c');
+ProductShape class_of(const ProductShape& shape) {
+  return {power_of_two(shape.m), power_of_two(shape.n), power_of_two(shape.k), shape.a_rows,
+          shape.b_rows};
+}
+
+/// As it was measured, now or by an earlier process.
+MatmulLibrary remembered_library(const ProductShape& of_class, const ProductShape& shape) {
+  MatmulMemory& memory = MatmulMemory::of_this_machine();
+  const std::string name = join_text("M ", of_class.m, " N ", of_class.n, " K ", of_class.k, " ",
+                                     of_class.a_rows ? 'r' : 'c', of_class.b_rows ? 'r' : 'c');
+  std::optional<double> speedup = memory.find(name);
+  if (!speedup) speedup = memory.keep(name, measured_speedup(shape));
+  return *speedup >= kClearly ? MatmulLibrary::onednn : MatmulLibrary::blas;
 }
 
 bool is_in_order(const Tensor& matrix) {
@@ -116,11 +130,12 @@ MatmulLibrary faster_library(const ProductShape& shape) {
   if (multiplications(shape) == 0 || !has_onednn()) return MatmulLibrary::blas;
   if (forced) return *forced;
   if (multiplications(shape) < kLeastProduct) return MatmulLibrary::blas;
-  MatmulMemory& memory = MatmulMemory::of_this_machine();
-  const std::string name = class_of(shape);
-  std::optional<double> speedup = memory.find(name);
-  if (!speedup) speedup = memory.keep(name, measured_speedup(shape));
-  return *speedup >= kClearly ? MatmulLibrary::onednn : MatmulLibrary::blas;
+  // Every linear map asks in every pass: names and locks are for a class that is new to the thread.
+  static thread_local std::map<std::pair<int, ProductShape>, MatmulLibrary> known;
+  const std::pair key(at::get_num_threads(), class_of(shape));
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  return known[key] = remembered_library(key.second, shape);
 }
 
 MatmulLibrary faster_library(const Tensor& a, const Tensor& b) {

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <compare>
 #include <string>
 
 namespace formwork {
@@ -23,6 +24,7 @@ Tensor product_by(MatmulLibrary library, const Tensor& a, const Tensor& b, const
 struct ProductShape {
   int64_t m = 0, n = 0, k = 0;
   bool a_rows = true, b_rows = true;
+  auto operator<=>(const ProductShape&) const = default;
 };
 
 /// Which library to take for float32 products of this shape on the CPU. The environment's

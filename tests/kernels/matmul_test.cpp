@@ -2,6 +2,7 @@
 #include "kernels/matmul.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -27,6 +28,10 @@ double relative_error(const Tensor& y, const Tensor& a, const Tensor& b) {
   const Tensor wide_a = a.to(at::kDouble), wide_b = b.to(at::kDouble);
   const Tensor size = at::mm(wide_a.abs(), wide_b.abs().t()) + 1e-30;
   return ((y.to(at::kDouble) - at::mm(wide_a, wide_b.t())).abs() / size).max().item<double>();
+}
+
+TEST(unit, matmul_finds_onednn_where_libtorch_has_it) {
+  EXPECT_EQ(has_onednn(), at::globalContext().hasMKLDNN());
 }
 
 TEST(unit, matmul_libraries_agree) {
