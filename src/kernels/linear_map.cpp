@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "kernels/matmul.h"
+#include "kernels/packed_linear.h"
 
 namespace formwork {
 namespace {
@@ -57,23 +58,49 @@ bool gains(const Tensor& x, const Tensor& weight) {
          (weight.requires_grad() && is_onednn({out, in, rows, false, !x_rows}));
 }
 
+/// Whether the weights' way from memory is all that counts, which MKL's products of one row use
+/// half.
+bool is_few(const Tensor& x, const Tensor& weight) {
+  return !at::GradMode::is_enabled() && x.numel() <= kFewRows * x.size(-1) &&
+         weight.is_contiguous() && !library_is_forced();
+}
+
+Tensor product_of_few(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const Tensor rows = x.reshape({-1, x.size(-1)}).contiguous();
+  const Tensor y = at::empty({rows.size(0), weight.size(0)}, x.options());
+  cpu::packed_linear_few(rows, {weight, {}}, bias.defined() ? bias.contiguous() : bias, y);
+  return y;
+}
+
 }  // namespace
 
 Tensor linear_map(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const bool plain = !x.is_cpu() || x.scalar_type() != at::kFloat ||
                      weight.scalar_type() != at::kFloat || x.dim() < 2 || x.numel() == 0 ||
                      at::autocast::is_autocast_enabled(at::kCPU);
-  if (plain || !gains(x, weight)) return at::linear(x, weight, bias);
-  const Tensor rows = x.flatten(0, -2);
+  if (plain) return at::linear(x, weight, bias);
   Tensor y;
-  if (at::GradMode::is_enabled())
-    y = LinearRows::apply(rows, weight,
+  if (is_few(x, weight)) {
+    y = product_of_few(x, weight, bias);
+  } else if (!gains(x, weight)) {
+    return at::linear(x, weight, bias);
+  } else if (at::GradMode::is_enabled()) {
+    y = LinearRows::apply(x.flatten(0, -2), weight,
                           bias.defined() ? std::optional<Tensor>(bias) : std::nullopt);
-  else
-    y = best_product(rows, weight, bias);
+  } else {
+    y = best_product(x.flatten(0, -2), weight, bias);
+  }
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
   return y.view(shape);
+}
+
+Tensor linear_map(const Tensor& x, const Tensor& weight, const Epilogue& epilogue) {
+  const ActivationExtras extras{epilogue.bias, {}, epilogue.residual};
+  const Tensor z = linear_map(x, weight);
+  // Without gradients nobody else sees the product.
+  return at::GradMode::is_enabled() ? activate(z, epilogue.function, extras)
+                                    : activate_in_place(z, epilogue.function, extras);
 }
 
 }  // namespace formwork

@@ -78,8 +78,7 @@ double measured_speedup(ProductShape shape) {
   return speedup;
 }
 
-/// What FORMWORK_MATMUL says, if anything.
-std::optional<MatmulLibrary> forced_library() {
+std::optional<MatmulLibrary> library_in_environment() {
   const char* wanted = std::getenv("FORMWORK_MATMUL");
   if (!wanted || !*wanted) return std::nullopt;
   const std::string name = wanted;
@@ -87,6 +86,12 @@ std::optional<MatmulLibrary> forced_library() {
   check(name == "onednn", "FORMWORK_MATMUL", "found '", name, "'; valid: mkl, onednn");
   check(has_onednn(), "FORMWORK_MATMUL", "is onednn, which this libtorch lacks; valid: mkl");
   return MatmulLibrary::onednn;
+}
+
+/// What FORMWORK_MATMUL says, if anything.
+const std::optional<MatmulLibrary>& forced_library() {
+  static const std::optional<MatmulLibrary> forced = library_in_environment();
+  return forced;
 }
 
 int64_t power_of_two(int64_t size) {
@@ -125,8 +130,12 @@ Tensor product_by(MatmulLibrary library, const Tensor& a, const Tensor& b, const
   return bias.defined() ? at::addmm(bias, a, b.t()) : at::mm(a, b.t());
 }
 
+bool library_is_forced() {
+  return forced_library().has_value();
+}
+
 MatmulLibrary faster_library(const ProductShape& shape) {
-  static const std::optional<MatmulLibrary> forced = forced_library();
+  const std::optional<MatmulLibrary>& forced = forced_library();
   if (multiplications(shape) == 0 || !has_onednn()) return MatmulLibrary::blas;
   if (forced) return *forced;
   if (multiplications(shape) < kLeastProduct) return MatmulLibrary::blas;

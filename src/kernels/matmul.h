@@ -34,6 +34,8 @@ struct ProductShape {
 /// are small or nothing can be kept. oneDNN has to be a tenth faster, so that noise does not
 /// decide.
 MatmulLibrary faster_library(const ProductShape& shape);
+/// Whether FORMWORK_MATMUL decides.
+bool library_is_forced();
 /// The same for tensors of any type, device and strides; blas where that is not the question.
 MatmulLibrary faster_library(const Tensor& a, const Tensor& b);
 

@@ -42,7 +42,7 @@ namespace cpu {
 
 /// x [rows,in] contiguous float32 and bias as above → y [rows,out], sizes checked.
 at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias);
-/// The two ways of it, for any number of rows.
+/// The two ways of it, for any number of rows; a few also take values of float32 without a scale.
 void packed_linear_few(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias,
                        const at::Tensor& y);
 void packed_linear_many(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias,

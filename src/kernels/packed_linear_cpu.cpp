@@ -88,7 +88,10 @@ void packed_linear_few(const at::Tensor& x, const PackedWeight& weight, const at
   const FewVectors vectors{x.const_data_ptr<float>(), x.size(0), in, y.data_ptr<float>(), out};
   const float* shift = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
   at::parallel_for(0, out, rows_a_part(in), [&](int64_t begin, int64_t end) {
-    if (weight.scale.defined())
+    if (weight.values.scalar_type() == at::kFloat)
+      products.float32_products(weight.values.const_data_ptr<float>(), shift, begin, end, in,
+                                vectors);
+    else if (weight.scale.defined())
       products.int8_products(weight.values.const_data_ptr<int8_t>(),
                              weight.scale.const_data_ptr<float>(), shift, begin, end, in, vectors);
     else

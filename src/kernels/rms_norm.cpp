@@ -60,6 +60,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const Tensor other = residual.defined() ? residual.contiguous() : residual;
     const cpu::RmsNormForward result =
         cpu::rms_norm_forward(rows, other, scale, eps, static_cast<RmsForm>(form));
+    context->set_materialize_grads(false);
     context->saved_data["eps"] = eps;
     context->saved_data["form"] = form;
     context->save_for_backward({residual.defined() ? result.sum : rows, scale, result.inverse_root,
@@ -73,14 +74,17 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const Tensor& x = saved[0];
     const Tensor& scale = saved[1];
     const bool fused_sum = gradients.size() > 1;
+    const Tensor more = fused_sum ? gradients[1] : Tensor();
     Tensor x_gradient, scale_gradient;
-    if (at::GradMode::is_enabled()) {
+    if (!gradients[0].defined()) {  // the sum alone was used
+      x_gradient = more;
+    } else if (at::GradMode::is_enabled()) {
       x_gradient = differentiable_gradient(
           gradients[0], x, scale, context->saved_data["eps"].toDouble(),
           static_cast<RmsForm>(context->saved_data["form"].toInt()), scale_gradient);
-      if (fused_sum) x_gradient = x_gradient + gradients[1];
+      if (more.defined()) x_gradient = x_gradient + more;
     } else {
-      const Tensor sum_gradient = fused_sum ? gradients[1].contiguous() : Tensor();
+      const Tensor sum_gradient = more.defined() ? more.contiguous() : more;
       const cpu::RmsNormForward forward{{}, {}, saved[2], saved[3], saved[4]};
       const cpu::RmsNormBackward result =
           cpu::rms_norm_backward(gradients[0].contiguous(), sum_gradient, x, forward, scale);
@@ -105,6 +109,18 @@ int64_t number(RmsForm form) {
   return static_cast<int64_t>(form);
 }
 
+bool alike(const Tensor& x, const Tensor& residual) {
+  return served_here(x) && x.sizes() == residual.sizes() &&
+         x.scalar_type() == residual.scalar_type();
+}
+
+AddedNorm added(const Tensor& x, const Tensor& residual, const Tensor& scale, double eps,
+                RmsForm form) {
+  const variable_list out =
+      RmsNorm::apply(x, Maybe(residual), widened(scale, x), eps, number(form));
+  return {out[1], out[0]};
+}
+
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& scale, double eps) {
@@ -127,16 +143,20 @@ Tensor rms_norm_outside(const Tensor& x, const Tensor& scale, double eps) {
   return RmsNorm::apply(x, Maybe(), widened(scale, x), eps, number(RmsForm::outside))[0];
 }
 
-AddedRmsNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& scale,
-                          double eps) {
-  const bool alike = x.sizes() == residual.sizes() && x.scalar_type() == residual.scalar_type();
-  if (!served_here(x) || !alike) {
+AddedNorm add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& scale, double eps) {
+  if (!alike(x, residual)) {
     const Tensor sum = x + residual;
     return {sum, rms_norm(sum, scale, eps)};
   }
-  const variable_list out =
-      RmsNorm::apply(x, Maybe(residual), widened(scale, x), eps, number(RmsForm::plain));
-  return {out[1], out[0]};
+  return added(x, residual, scale, eps, RmsForm::plain);
+}
+
+AddedNorm add_crms_norm(const Tensor& x, const Tensor& residual, const Tensor& scale, double eps) {
+  if (!alike(x, residual)) {
+    const Tensor sum = x + residual;
+    return {sum, crms_norm(sum, scale, eps)};
+  }
+  return added(x, residual, scale, eps, RmsForm::left_out);
 }
 
 }  // namespace formwork

@@ -21,13 +21,15 @@ at::Tensor rms_norm_at_least(const at::Tensor& x, const at::Tensor& scale, doubl
 /// y = x / (sqrt(mean(x²)) + eps) · scale, the same way.
 at::Tensor rms_norm_outside(const at::Tensor& x, const at::Tensor& scale, double eps);
 
-struct AddedRmsNorm {
+struct AddedNorm {
   at::Tensor sum;  // x + residual
   at::Tensor y;    // its norm
 };
 /// The residual addition and the norm after it in one pass: bit for bit what the two steps give.
-AddedRmsNorm add_rms_norm(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& scale,
-                          double eps);
+AddedNorm add_rms_norm(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& scale,
+                       double eps);
+AddedNorm add_crms_norm(const at::Tensor& x, const at::Tensor& residual, const at::Tensor& scale,
+                        double eps);
 
 /// The same by plain operators, on any device.
 at::Tensor rms_norm_reference(const at::Tensor& x, const at::Tensor& scale, double eps);

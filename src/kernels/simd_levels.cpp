@@ -11,17 +11,20 @@ namespace simd_base {
 extern const AttentionTiles kAttentionTiles;
 extern const SquashRows kSquashRows;
 extern const PackedProducts kPackedProducts;
+extern const ActivationRows kActivationRows;
 }  // namespace simd_base
 #if defined(__x86_64__)
 namespace simd_avx2 {
 extern const AttentionTiles kAttentionTiles;
 extern const SquashRows kSquashRows;
 extern const PackedProducts kPackedProducts;
+extern const ActivationRows kActivationRows;
 }  // namespace simd_avx2
 namespace simd_avx512 {
 extern const AttentionTiles kAttentionTiles;
 extern const SquashRows kSquashRows;
 extern const PackedProducts kPackedProducts;
+extern const ActivationRows kActivationRows;
 }  // namespace simd_avx512
 #endif
 
@@ -33,14 +36,14 @@ std::vector<SimdLevel> supported() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    found.push_back(
-        {&simd_avx512::kAttentionTiles, &simd_avx512::kSquashRows, &simd_avx512::kPackedProducts});
+    found.push_back({&simd_avx512::kAttentionTiles, &simd_avx512::kSquashRows,
+                     &simd_avx512::kPackedProducts, &simd_avx512::kActivationRows});
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back(
-        {&simd_avx2::kAttentionTiles, &simd_avx2::kSquashRows, &simd_avx2::kPackedProducts});
+    found.push_back({&simd_avx2::kAttentionTiles, &simd_avx2::kSquashRows,
+                     &simd_avx2::kPackedProducts, &simd_avx2::kActivationRows});
 #endif
-  found.push_back(
-      {&simd_base::kAttentionTiles, &simd_base::kSquashRows, &simd_base::kPackedProducts});
+  found.push_back({&simd_base::kAttentionTiles, &simd_base::kSquashRows,
+                   &simd_base::kPackedProducts, &simd_base::kActivationRows});
   const char* wanted = std::getenv("FORMWORK_SIMD");
   while (wanted && found.size() > 1 && found.front().attention->name != std::string(wanted))
     found.erase(found.begin());

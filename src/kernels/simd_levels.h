@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "kernels/simd/activation_rows.h"
 #include "kernels/simd/attention_tiles.h"
 #include "kernels/simd/packed_rows.h"
 #include "kernels/simd/squash_rows.h"
@@ -14,6 +15,7 @@ struct SimdLevel {
   const AttentionTiles* attention;
   const SquashRows* squash;
   const PackedProducts* packed;
+  const ActivationRows* activation;
 };
 
 /// The levels this processor can run, the widest first; never empty. FORMWORK_SIMD=base, avx2 or

@@ -13,18 +13,30 @@ void match_type(Batch& batch, at::ScalarType type) {
     if (tensor->defined() && tensor->is_floating_point()) *tensor = tensor->to(type);
 }
 
+namespace {
+
+int64_t items_at_once(const Task& task, const EvaluationRequest& request) {
+  const TaskForm form = task.form();
+  if (form.output.kind != OutputForm::Kind::tokens) return request.batch;
+  const int64_t logits = form.output.size * std::max<int64_t>(1, form.input.length);
+  return std::clamp<int64_t>(request.most_logits / std::max<int64_t>(1, logits), 1, request.batch);
+}
+
+}  // namespace
+
 std::map<std::string, double> evaluate(Model& model, Task& task, const EvaluationRequest& request,
                                        Processes& processes) {
   // Not inference mode: tables cached now (rotary) are used in training again.
   const c10::NoGradGuard no_grad;
   const int64_t all = task.validation_items();
   const int64_t items = request.items > 0 ? std::min(request.items, all) : all;
-  const int64_t batches = (items + request.batch - 1) / request.batch;
+  const int64_t size = items_at_once(task, request);
+  const int64_t batches = (items + size - 1) / size;
   double sum = 0.0, count = 0.0;
   MetricSums sums;
   for (int64_t b = processes.rank(); b < batches; b += processes.size()) {
-    const int64_t first = b * request.batch;
-    Batch batch = task.validation_batch(first, std::min(request.batch, items - first));
+    const int64_t first = b * size;
+    Batch batch = task.validation_batch(first, std::min(size, items - first));
     match_type(batch, model.type());
     const PrecisionGuard precision(request.precision);
     const ModelOutput out = model.forward(batch.input);

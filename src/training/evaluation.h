@@ -13,6 +13,9 @@ namespace formwork {
 struct EvaluationRequest {
   int64_t items = 0;  // the first of the validation items; 0 = all
   int64_t batch = 32;
+  /// Logits of tokens that may be in memory at once; fewer items than a batch are taken where they
+  /// would be more. The default is 128 MB in float32.
+  int64_t most_logits = int64_t{1} << 25;
   std::string precision = "float32";
 };
 

@@ -116,6 +116,10 @@ double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
     total.backward();
     sum += value;
   }
+  // Rows that several tokens, or several passes, have touched become one.
+  for (const Parameter& parameter : parameters_)
+    if (parameter.tensor.grad().defined() && parameter.tensor.grad().is_sparse())
+      parameter.tensor.mutable_grad() = parameter.tensor.grad().coalesce();
   return sum;
 }
 
@@ -125,6 +129,9 @@ void Trainer::reduce_gradients() {
     // A parameter that this process's batch did not touch still takes part in the sum.
     if (!parameter.tensor.grad().defined())
       parameter.tensor.mutable_grad() = at::zeros_like(parameter.tensor);
+    // Each process has touched other rows.
+    if (parameter.tensor.grad().is_sparse())
+      parameter.tensor.mutable_grad() = parameter.tensor.grad().to_dense();
     gradients.push_back(parameter.tensor.grad());
   }
   processes_.all_reduce_sum(gradients);

@@ -12,7 +12,8 @@
 #include "core/error.h"
 #include "kernels/linear_map.h"
 #include "kernels/matmul_memory.h"
-#include "support/mixers.h"
+#include "support/compare.h"
+#include "support/gradcheck.h"
 #include "support/refusal.h"
 #include "support/temporary_folder.h"
 
@@ -20,7 +21,7 @@ namespace formwork::test {
 namespace {
 
 Tensor float_numbers(at::IntArrayRef shape, uint64_t seed) {
-  return random_tensor(shape, seed, at::kFloat);
+  return numbers(shape, seed).to(at::kFloat);
 }
 
 /// Error of a bᵀ as a part of |a| |b|ᵀ, the size its rounding goes by.
@@ -88,7 +89,7 @@ TEST(unit, linear_map_by_onednn) {
     expect_linear({64, 128}, 257, with_bias);
     expect_linear({2, 0, 9}, 4, with_bias);
   }
-  const Tensor wide = random_tensor({4, 6}, 5), w = random_tensor({3, 6}, 6);
+  const Tensor wide = numbers({4, 6}, 5), w = numbers({3, 6}, 6);
   expect_same_bits("float64", linear_map(wide, w), at::linear(wide, w));
   const Tensor strided = float_numbers({9, 4}, 7).t(), weight = float_numbers({5, 9}, 8);
   EXPECT_LT(relative_error(linear_map(strided, weight), strided, weight), 2e-6);

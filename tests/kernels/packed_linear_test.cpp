@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "kernels/linear_map.h"
 #include "kernels/simd_levels.h"
 #include "support/gradcheck.h"
 
@@ -62,6 +63,29 @@ TEST(property, kernels_packed_linear_products) {
             EXPECT_EQ(y.select(1, out / 2).abs().max().item<float>(), 0.0f);
           }
         }
+}
+
+TEST(property, kernels_linear_map_of_few_rows) {
+  const c10::NoGradGuard no_grad;
+  for (const auto& [out, in] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 1}, {3, 5}, {17, 33}, {257, 129}, {70, 3072}, {4, 16}})
+    for (int64_t rows = 1; rows <= kFewRows + 1; ++rows) {
+      const Tensor w = floats({out, in}, 1), bias = floats({out}, 3);
+      const Tensor x = floats({in, rows}, 2).t();  // not contiguous
+      EXPECT_LT(error_of_product(linear_map(x, w, bias), x, {w, {}}, bias), 2e-6);
+      EXPECT_LT(error_of_product(linear_map(x, w), x, {w, {}}, {}), 2e-6);
+      EXPECT_LT(error_of_product(linear_map(x, floats({in, out}, 1).t()), x,
+                                 {floats({in, out}, 1).t(), {}}, {}),
+                2e-6);
+      const Tensor y = linear_map(x.unsqueeze(1), w, bias);
+      EXPECT_EQ(y.sizes(), at::IntArrayRef({rows, 1, out}));
+      if (rows > kFewRows) continue;
+      // The numbers of a row depend neither on the other rows nor on the threads.
+      const int threads = at::get_num_threads();
+      at::set_num_threads(3);
+      EXPECT_TRUE(linear_map(x.narrow(0, rows - 1, 1), w, bias).equal(y.select(0, rows - 1)));
+      at::set_num_threads(threads);
+    }
 }
 
 TEST(property, kernels_packed_linear_both_ways_for_any_rows) {

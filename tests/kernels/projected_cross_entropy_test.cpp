@@ -8,8 +8,8 @@
 
 #include <vector>
 
+#include "support/compare.h"
 #include "support/gradcheck.h"
-#include "support/mixers.h"
 
 namespace formwork::test {
 namespace {

@@ -61,32 +61,10 @@ Tensor lengths_mask(const std::vector<int64_t>& lengths, int64_t n) {
   return at::arange(n).unsqueeze(0) < at::tensor(lengths).unsqueeze(1);
 }
 
-void expect_near(const char* what, const Tensor& a, const Tensor& b, double tolerance) {
-  ASSERT_EQ(a.sizes(), b.sizes()) << what;
-  if (a.numel() == 0) return;
-  const double gap = (a - b).abs().max().item<double>();
-  EXPECT_TRUE(gap <= tolerance) << what << " differs by " << gap;
-}
-
-void expect_same_bits(const char* what, const Tensor& a, const Tensor& b) {
-  ASSERT_EQ(a.sizes(), b.sizes()) << what;
-  const Tensor same = a.eq(b).logical_or(a.ne(a).logical_and(b.ne(b)));
-  EXPECT_TRUE(same.all().item<bool>() && at::signbit(a).equal(at::signbit(b))) << what;
-}
-
 void expect_same_row(const char* what, const State& a, const State& b, int64_t row) {
   EXPECT_EQ(a.length[row].item<int64_t>(), b.length[row].item<int64_t>()) << what;
   for (const auto& [name, tensor] : a.tensors)
     expect_same_bits((what + (": " + name)).c_str(), tensor[row], b.tensors.at(name)[row]);
-}
-
-void expect_refused(const std::function<void()>& body, const std::string& part) {
-  try {
-    body();
-    ADD_FAILURE() << "was accepted, though an error about '" << part << "' was due";
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
-  }
 }
 
 void check_golden(const GoldenCase& golden, Mixer& mixer) {

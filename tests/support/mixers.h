@@ -8,6 +8,7 @@
 
 #include "core/value.h"
 #include "methods/mixer/mixer.h"
+#include "support/compare.h"
 #include "support/golden.h"
 
 namespace formwork::test {
@@ -33,14 +34,8 @@ Tensor feed(Mixer& mixer, const Tensor& x, State& state, const Tensor& valid = {
 /// valid [B,N] of rows that are right-padded.
 Tensor lengths_mask(const std::vector<int64_t>& lengths, int64_t n);
 
-/// max |a - b| <= tolerance, shapes equal.
-void expect_near(const char* what, const Tensor& a, const Tensor& b, double tolerance = 1e-12);
-/// Same shape, same bits (NaNs included).
-void expect_same_bits(const char* what, const Tensor& a, const Tensor& b);
 /// Every tensor and length of row `row`, bit for bit.
 void expect_same_row(const char* what, const State& a, const State& b, int64_t row);
-/// `body` throws an Error whose text holds `part`.
-void expect_refused(const std::function<void()>& body, const std::string& part);
 
 /// Gives the mixer the tensors param.*, runs it on in.x (in.pad_mask: 1 = valid) and compares out.y
 /// and every gradient of sum(out.y in.cotangent).

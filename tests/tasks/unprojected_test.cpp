@@ -5,6 +5,7 @@
 
 #include "support/tiny_model.h"
 #include "tasks/support.h"
+#include "training/evaluation.h"
 
 namespace formwork::test {
 namespace {
@@ -57,6 +58,22 @@ TEST(unit, loss_without_logits) {
   ModelOptions deep = tiny_options(form, [](ModelOptions& o) { o.head.hidden = 5; });
   Model model(deep, form, 3);
   EXPECT_FALSE(pass_of(model, *task, batch, 0).unprojected);
+}
+
+TEST(unit, evaluation_in_parts) {
+  const auto task = make_task("sequence", {{"problem", Value("copy")}});
+  Model model(tiny_options(task->form(), {}), task->form(), 3);
+  model.to(at::kDouble);
+  model.eval();
+  const std::unique_ptr<Processes> alone = Processes::from_environment();
+  EvaluationRequest request;
+  request.items = 7;
+  request.batch = 3;
+  request.precision = "float64";
+  const auto whole = evaluate(model, *task, request, *alone);
+  request.most_logits = 1;
+  for (const auto& [name, value] : evaluate(model, *task, request, *alone))
+    EXPECT_NEAR(value, whole.at(name), 1e-12) << name;
 }
 
 TEST(unit, loss_by_definition) {

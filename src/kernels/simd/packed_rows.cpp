@@ -48,6 +48,10 @@ inline Vector widened(const uint16_t* from) {
   return v;
 }
 
+inline Vector widened(const float* from) {
+  return load(from);
+}
+
 /// The address may lie behind the matrix, where nothing is read: hence a number, not a pointer.
 inline void ask_for(const void* from) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + kAhead));
@@ -126,6 +130,11 @@ void bfloat16_products(const uint16_t* w, const float* bias, int64_t first, int6
   products(w, nullptr, bias, first, last, n, vectors);
 }
 
+void float32_products(const float* w, const float* bias, int64_t first, int64_t last, int64_t n,
+                      const FewVectors& vectors) {
+  products(w, nullptr, bias, first, last, n, vectors);
+}
+
 void int8_row(const int8_t* q, float scale, float* out, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) store(out + i, widened(q + i) * scale);
@@ -144,6 +153,7 @@ void bfloat16_row(const uint16_t* w, float* out, int64_t count) {
 }  // namespace
 
 extern const PackedProducts kPackedProducts;
-const PackedProducts kPackedProducts{int8_products, bfloat16_products, int8_row, bfloat16_row};
+const PackedProducts kPackedProducts{int8_products, bfloat16_products, float32_products, int8_row,
+                                     bfloat16_row};
 
 }  // namespace formwork::FORMWORK_SIMD

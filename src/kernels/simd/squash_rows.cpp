@@ -1,56 +1,9 @@
 #include "kernels/simd/squash_rows.h"
 
-#include "kernels/simd/vector.h"
+#include "kernels/simd/functions.h"
 
 namespace formwork::FORMWORK_SIMD {
 namespace {
-
-constexpr float kLog2E = 1.4426950f;
-
-Integers sign_bits(Vector x) {
-  Integers bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  return bits & (Integers{} + static_cast<int32_t>(0x80000000u));
-}
-
-/// x with those sign bits turned over.
-Vector turned(Vector x, Integers signs) {
-  Integers bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  bits ^= signs;
-  std::memcpy(&x, &bits, sizeof(x));
-  return x;
-}
-
-/// tanh |x| = (1 - e) / (1 + e) with e = exp(-2 |x|), and its Taylor series where that would lose
-/// digits.
-Vector tanh_of(Vector x) {
-  const Integers signs = sign_bits(x);
-  const Vector size = turned(x, signs);
-  const Vector e = exp2_of_negative(size * (-2 * kLog2E));
-  const Vector far = (1.0f - e) / (1.0f + e);
-  const Vector square = size * size;
-  Vector q = all(-1382.0f / 155925);
-  q = q * square + 62.0f / 2835;
-  q = q * square - 17.0f / 315;
-  q = q * square + 2.0f / 15;
-  q = q * square - 1.0f / 3;
-  return turned(size < all(0.35f) ? size + size * square * q : far, signs);
-}
-
-/// 1 / (1 + exp(-x)), by exp of what is at most 0.
-Vector sigmoid_of(Vector x) {
-  const Integers signs = sign_bits(x);
-  const Vector e = exp2_of_negative(turned(x, signs) * -kLog2E);
-  return (x < Vector{} ? e : all(1.0f)) / (1.0f + e);
-}
-
-/// The last floats of a row, fewer than a vector, followed by zeros.
-struct Rest {
-  float values[kLanes] = {};
-  Rest(const float* from, int64_t count) { std::memcpy(values, from, count * sizeof(float)); }
-  void put(float* to, int64_t count) const { std::memcpy(to, values, count * sizeof(float)); }
-};
 
 void tanh_row(const float* x, float alpha, float* out, int64_t n) {
   int64_t i = 0;

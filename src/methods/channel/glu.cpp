@@ -1,6 +1,5 @@
 #include <cmath>
 
-#include "methods/channel/activation.h"
 #include "methods/channel/channel.h"
 #include "methods/dropout.h"
 
@@ -49,7 +48,7 @@ std::string function_of(const std::string& gate) {
 class Glu final : public Channel {
  public:
   Glu(const GluOptions& options, const Site& site)
-      : dropout_(options.dropout), function_(activation(function_of(options.gate))) {
+      : dropout_(options.dropout), function_(activation_named(function_of(options.gate))) {
     const int64_t hidden = options.width_inside(site.width);
     gate_ = add_module("gate", site.linear("gate", site.width, hidden, Role::gate, options.bias));
     up_ = add_module("up", site.linear("up", site.width, hidden, Role::up, options.bias));
@@ -57,7 +56,8 @@ class Glu final : public Channel {
   }
 
   Tensor forward(const Tensor& x, Stream& stream) override {
-    const Tensor hidden = function_(gate_->forward(x)) * up_->forward(x);
+    const Tensor up = up_->forward(x);
+    const Tensor hidden = activate(gate_->forward(x), function_, {{}, up, {}});
     stream.show("hidden", hidden);
     const Tensor kept = dropped(hidden, dropout_, training());
     return dropped(down_->forward(kept), dropout_, training());
@@ -65,7 +65,7 @@ class Glu final : public Channel {
 
  private:
   double dropout_;
-  Tensor (*function_)(const Tensor&);
+  Activation function_;
   std::shared_ptr<Linear> gate_, up_, down_;
 };
 

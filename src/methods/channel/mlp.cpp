@@ -1,6 +1,5 @@
 #include <cmath>
 
-#include "methods/channel/activation.h"
 #include "methods/channel/channel.h"
 #include "methods/dropout.h"
 
@@ -31,7 +30,7 @@ struct MlpOptions {
 class Mlp final : public Channel {
  public:
   Mlp(const MlpOptions& options, const Site& site)
-      : dropout_(options.dropout), act_(activation(options.act)) {
+      : dropout_(options.dropout), act_(activation_named(options.act)) {
     const int64_t hidden = options.hidden.value_or(
         std::llround(options.ratio.value_or(4.0) * static_cast<double>(site.width)));
     check(hidden >= 1, "channel.ratio", "found ", options.ratio.value_or(4.0), " with width ",
@@ -41,7 +40,7 @@ class Mlp final : public Channel {
   }
 
   Tensor forward(const Tensor& x, Stream& stream) override {
-    const Tensor hidden = act_(up_->forward(x));
+    const Tensor hidden = up_->activated(x, act_);
     stream.show("hidden", hidden);
     const Tensor kept = dropped(hidden, dropout_, training());
     return dropped(down_->forward(kept), dropout_, training());
@@ -49,7 +48,7 @@ class Mlp final : public Channel {
 
  private:
   double dropout_;
-  Tensor (*act_)(const Tensor&);
+  Activation act_;
   std::shared_ptr<Linear> up_, down_;
 };
 

@@ -18,6 +18,10 @@ class Dense final : public Linear {
   Tensor forward(const Tensor& x) override {
     return weight_.defined() ? linear_map(x, weight_, bias_) : packed_linear(x, packed_, bias_);
   }
+  Tensor activated(const Tensor& x, Activation f) override {
+    return weight_.defined() ? linear_map(x, weight_, {bias_, f, {}})
+                             : activate(packed_linear(x, packed_, bias_), f);
+  }
   Tensor weight() const override { return weight_.defined() ? weight_ : packed_.unpacked(); }
   Tensor bias() const override { return bias_; }
 

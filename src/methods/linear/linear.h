@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/registry.h"
+#include "kernels/activation.h"
 #include "kernels/packed_linear.h"
 #include "methods/module.h"
 
@@ -41,6 +42,8 @@ class Linear : public Module {
   };
 
   virtual Tensor forward(const Tensor& x) = 0;
+  /// f(forward(x)), for maps that can save a pass over memory.
+  virtual Tensor activated(const Tensor& x, Activation f) { return activate(forward(x), f); }
   /// The dense matrix [out, in] it stands for.
   virtual Tensor weight() const = 0;
   /// [out], or undefined.

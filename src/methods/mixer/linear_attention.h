@@ -23,12 +23,6 @@ struct LinearSums {
   Tensor norm;  // [B,H,K] of k_norm
 };
 
-/// sum_{j<=i} (q_i·k_j) v_j without any division, in chunks of `chunk` tokens: products inside a
-/// chunk, sums between them. q,k [B,H,N,K], v [B,H,N,V] → [B,H,N,V]. `sum` [B,H,K,V] of k vᵀ is
-/// that of earlier tokens and becomes that of all; nullptr = none and not wanted.
-Tensor causal_products(const Tensor& q, const Tensor& k, const Tensor& v, int64_t chunk,
-                       Tensor* sum);
-
 /// Sums over all tokens: [B,H,N,V].
 Tensor linear_attention(const LinearAttention& all);
 

@@ -1,7 +1,7 @@
 #include <c10/core/GradMode.h>
 
+#include "kernels/matrix_state.h"
 #include "methods/mixer/head_norm.h"
-#include "methods/mixer/linear_attention.h"
 #include "methods/mixer/mixer.h"
 #include "methods/mixer/projections.h"
 
@@ -111,9 +111,9 @@ class NormAttention final : public Mixer {
       stream.show("value", v);
     }
     if (!causal_) return at::matmul(q, at::matmul(k.transpose(-2, -1), v));
-    if (!state) return causal_products(q, k, v, options_.chunk, nullptr);
+    if (!state) return matrix_state_scan({q, k, v}, options_.chunk);
     Tensor& sum = state->tensors.at("sum");
-    if (x.size(1) > 1) return causal_products(q, k, v, options_.chunk, &sum);
+    if (x.size(1) > 1) return matrix_state_scan({q, k, v, {}, &sum}, options_.chunk);
     sum.addcmul_(k.transpose(-2, -1), v);
     return at::matmul(q, sum);
   }

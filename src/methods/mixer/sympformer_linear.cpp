@@ -1,4 +1,4 @@
-#include "methods/mixer/linear_attention.h"
+#include "kernels/matrix_state.h"
 #include "methods/mixer/sympformer.h"
 
 namespace formwork {
@@ -75,7 +75,8 @@ class LinearFlow final : public FlowKernel {
   /// sum_j (q_i·k_j) v_j [B,N,D] over the tokens that i sees.
   Tensor products(const Tensor& q, const Tensor& k, const Tensor& v, Tensor* sum) const {
     if (causal_)
-      return causal_products(one_head(q), one_head(k), one_head(v), options_.chunk, sum).squeeze(1);
+      return matrix_state_scan({one_head(q), one_head(k), one_head(v), {}, sum}, options_.chunk)
+          .squeeze(1);
     return at::matmul(q, at::matmul(k.transpose(-2, -1), v));
   }
 

@@ -28,12 +28,19 @@ class CrmsNorm final : public Norm {
     if (options.bias) bias_ = add_parameter("bias", at::zeros({site.width}), Role::bias);
   }
   Tensor forward(const Tensor& x, const Tensor&) override {
-    const Tensor y = crms_norm(x, weight_, eps_);
-    return bias_.defined() ? y + bias_.to(y.scalar_type()) : y;
+    return shifted(crms_norm(x, weight_, eps_));
+  }
+  AddedNorm add(const Tensor& x, const Tensor& branch, const Tensor&) override {
+    const AddedNorm result = add_crms_norm(x, branch, weight_, eps_);
+    return {result.sum, shifted(result.y)};
   }
   Tensor gain() const override { return weight_; }
 
  private:
+  Tensor shifted(const Tensor& y) const {
+    return bias_.defined() ? y + bias_.to(y.scalar_type()) : y;
+  }
+
   double eps_;
   Tensor weight_, bias_;
 };

@@ -1,3 +1,4 @@
+#include "kernels/layer_norm.h"
 #include "methods/norm/norm.h"
 
 namespace formwork {
@@ -26,6 +27,9 @@ class LayerNorm final : public Norm {
   }
   Tensor forward(const Tensor& x, const Tensor&) override {
     return at::layer_norm(x, {width_}, weight_, bias_, eps_);
+  }
+  AddedNorm add(const Tensor& x, const Tensor& branch, const Tensor&) override {
+    return add_layer_norm(x, branch, weight_, bias_, eps_);
   }
   Tensor gain() const override { return weight_; }
   std::optional<LayerNormParts> layer_norm_parts() const override {

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "core/registry.h"
+#include "kernels/rms_norm.h"
 #include "methods/module.h"
 
 namespace formwork {
@@ -40,6 +41,11 @@ class Norm : public Module {
 
   /// `valid` [B,N] bool or undefined: which tokens count in statistics over the batch.
   virtual Tensor forward(const Tensor& x, const Tensor& valid = {}) = 0;
+  /// The norm of x + branch, and the sum; fused where the norm can.
+  virtual AddedNorm add(const Tensor& x, const Tensor& branch, const Tensor& valid = {}) {
+    const Tensor sum = x + branch;
+    return {sum, forward(sum, valid)};
+  }
   /// The scale [D] or [1] the norm multiplies with, or undefined.
   virtual Tensor gain() const { return {}; }
   /// What forward computes in inference when that needs nothing of x (running statistics), so that

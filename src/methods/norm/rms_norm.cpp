@@ -30,14 +30,21 @@ class RmsNorm final : public Norm {
     if (options.bias) bias_ = add_parameter("bias", at::zeros({site.width}), Role::bias);
   }
   Tensor forward(const Tensor& x, const Tensor&) override {
-    const Tensor y = rms_norm(x, gain(), eps_);
-    return bias_.defined() ? y + bias_.to(y.scalar_type()) : y;
+    return shifted(rms_norm(x, gain(), eps_));
+  }
+  AddedNorm add(const Tensor& x, const Tensor& branch, const Tensor&) override {
+    const AddedNorm result = add_rms_norm(x, branch, gain(), eps_);
+    return {result.sum, shifted(result.y)};
   }
   Tensor gain() const override {
     return weight_.defined() && offset_ != 0 ? weight_ + offset_ : weight_;
   }
 
  private:
+  Tensor shifted(const Tensor& y) const {
+    return bias_.defined() ? y + bias_.to(y.scalar_type()) : y;
+  }
+
   double eps_;
   int64_t offset_;
   Tensor weight_, bias_;

@@ -1,5 +1,8 @@
 #include "methods/optimizer/adam.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace formwork {
 
 void AdamOptions::describe(OptionSet& set) {
@@ -23,26 +26,55 @@ Adam::Adam(const AdamOptions& options, const OptimizerSite& site)
 }
 
 void Adam::update(double factor, const std::vector<Tensor>& gradients) {
-  for (const Group& group : groups(gradients)) {
-    const std::vector<Tensor> values = pick(values_, group);
-    const std::vector<Tensor> given = pick(gradients, group);
-    const std::vector<Tensor> means = pick(mean_, group), squares = pick(square_, group);
-    const std::vector<Tensor> largest = largest_ ? pick(*largest_, group) : std::vector<Tensor>();
-    const Tensor steps = at::full({}, group.count, values[0].options().dtype(at::kFloat));
-    const std::vector<Tensor> counts(values.size(), steps);
-    const double rate = rate_of(factor, group);
-    const auto& o = options_;
-    if (o.decay == "l2") {
-      at::_fused_adam_(values, given, means, squares, largest, counts, rate, o.beta1, o.beta2,
-                       penalty(group.decay), o.eps, o.amsgrad, /*maximize=*/false);
-      continue;
-    }
-    const bool fused_decay = o.decay == "times_lr";
-    if (!fused_decay && shrinkage(factor, group) > 0)
-      at::_foreach_mul_(values, 1.0 - shrinkage(factor, group));
-    at::_fused_adamw_(values, given, means, squares, largest, counts, rate, o.beta1, o.beta2,
-                      fused_decay ? o.weight_decay * group.decay : 0.0, o.eps, o.amsgrad,
-                      /*maximize=*/false);
+  for (Group& group : groups(gradients)) {
+    std::vector<size_t> dense;
+    for (const size_t i : group.members)
+      if (gradients[i].is_sparse())
+        step_by_rows(factor, group, i, gradients[i]);
+      else
+        dense.push_back(i);
+    group.members = std::move(dense);
+    if (group.members.empty()) continue;
+    step_lists(factor, group,
+               {pick(values_, group), pick(gradients, group), pick(mean_, group),
+                pick(square_, group), largest_ ? pick(*largest_, group) : std::vector<Tensor>()});
+  }
+}
+
+void Adam::step_lists(double factor, const Group& group, const Lists& lists) const {
+  const auto& [values, gradients, means, squares, largest] = lists;
+  const Tensor steps = at::full({}, group.count, values[0].options().dtype(at::kFloat));
+  const std::vector<Tensor> counts(values.size(), steps);
+  const double rate = rate_of(factor, group);
+  const auto& o = options_;
+  if (o.decay == "l2") {
+    at::_fused_adam_(values, gradients, means, squares, largest, counts, rate, o.beta1, o.beta2,
+                     penalty(group.decay), o.eps, o.amsgrad, /*maximize=*/false);
+    return;
+  }
+  const bool fused_decay = o.decay == "times_lr";
+  if (!fused_decay && shrinkage(factor, group) > 0)
+    at::_foreach_mul_(values, 1.0 - shrinkage(factor, group));
+  at::_fused_adamw_(values, gradients, means, squares, largest, counts, rate, o.beta1, o.beta2,
+                    fused_decay ? o.weight_decay * group.decay : 0.0, o.eps, o.amsgrad,
+                    /*maximize=*/false);
+}
+
+void Adam::step_by_rows(double factor, const Group& group, size_t i, const Tensor& gradient) const {
+  constexpr int64_t kNumbersAtOnce = int64_t{1} << 20;
+  const int64_t rows = gradient.size(0), width = std::max<int64_t>(1, gradient.numel() / rows);
+  const int64_t most = std::max<int64_t>(1, kNumbersAtOnce / width);
+  for (int64_t first = 0; first < rows; first += most) {
+    const int64_t count = std::min(most, rows - first);
+    const auto part = [&](const Tensor& whole) {
+      return std::vector<Tensor>{whole.narrow(0, first, count)};
+    };
+    step_lists(factor, group,
+               {part(values_[i]),
+                {rows_of(gradient, first, count)},
+                part(mean_[i]),
+                part(square_[i]),
+                largest_ ? part((*largest_)[i]) : std::vector<Tensor>()});
   }
 }
 

@@ -26,7 +26,17 @@ class Adam : public Optimizer {
   Adam(const AdamOptions& options, const OptimizerSite& site);
 
  private:
+  /// The tensors of the parameters that one fused step moves.
+  struct Lists {
+    std::vector<Tensor> values, gradients, means, squares, largest;
+  };
+
   void update(double factor, const std::vector<Tensor>& gradients) override;
+  bool takes_rows() const override { return true; }
+  void step_lists(double factor, const Group& group, const Lists& lists) const;
+  /// A step of parameter i, whose gradient is sparse, some rows at a time: what has no gradient
+  /// decays too, but its zeros are never in memory all at once.
+  void step_by_rows(double factor, const Group& group, size_t i, const Tensor& gradient) const;
 
   AdamOptions options_;
   std::vector<Tensor>& mean_;

@@ -5,6 +5,8 @@
 #include <set>
 #include <tuple>
 
+#include "methods/sparse_gradient.h"
+
 namespace formwork {
 namespace {
 
@@ -23,8 +25,8 @@ Tensor integer_tensor(int64_t value) {
 bool all_finite(const std::vector<Tensor>& gradients) {
   // A sum is not finite where a summand is not; where it overflows instead, look at every number.
   for (const Tensor& gradient : gradients)
-    if (gradient.defined() && !std::isfinite(gradient.sum().item<double>()) &&
-        !gradient.isfinite().all().item<bool>())
+    if (gradient.defined() && !std::isfinite(touched(gradient).sum().item<double>()) &&
+        !touched(gradient).isfinite().all().item<bool>())
       return false;
   return true;
 }
@@ -87,7 +89,9 @@ std::vector<Tensor> Optimizer::collect_gradients() const {
   for (size_t i = 0; i < gradients.size(); ++i) {
     const Tensor& gradient = parameters_[i].tensor.grad();
     if (!gradient.defined()) continue;
-    gradients[i] = gradient.to(values_[i].scalar_type()).contiguous();
+    gradients[i] = gradient.to(values_[i].scalar_type());
+    if (gradient.is_sparse() && !takes_rows()) gradients[i] = gradients[i].to_dense();
+    if (!gradients[i].is_sparse()) gradients[i] = gradients[i].contiguous();
     if (options_.maximize) gradients[i] = -gradients[i];
   }
   return gradients;
@@ -160,6 +164,18 @@ void Optimizer::for_each(const std::vector<Tensor>& gradients,
                          const std::function<void(size_t, const Tensor&)>& one) {
   for (size_t i = 0; i < gradients.size(); ++i)
     if (gradients[i].defined()) one(i, gradients[i]);
+}
+
+Tensor Optimizer::rows_of(const Tensor& gradient, int64_t first, int64_t count) {
+  if (!gradient.is_sparse()) return gradient.narrow(0, first, count);
+  const Tensor rows = gradient._indices().select(0, 0);
+  const int64_t begin = at::searchsorted(rows, at::Scalar(first)).item<int64_t>();
+  const int64_t end = at::searchsorted(rows, at::Scalar(first + count)).item<int64_t>();
+  const Tensor values = gradient._values();
+  std::vector<int64_t> shape = gradient.sizes().vec();
+  shape[0] = count;
+  return at::zeros(shape, values.options())
+      .index_copy_(0, rows.slice(0, begin, end) - first, values.slice(0, begin, end));
 }
 
 std::vector<Tensor> Optimizer::pick(const std::vector<Tensor>& all, const Group& group) {

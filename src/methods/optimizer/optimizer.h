@@ -74,6 +74,11 @@ class Optimizer {
   /// One step on values_[i] with gradients[i] (of the type of values_[i]; undefined = no gradient).
   /// Runs without recording gradients; counts are already increased.
   virtual void update(double factor, const std::vector<Tensor>& gradients) = 0;
+  /// Whether update() knows what to do with a coalesced sparse gradient, as tables have it of which
+  /// a batch touches few rows (rows_of); others get it dense.
+  virtual bool takes_rows() const { return false; }
+  /// Rows first .. first + count - 1 of a gradient, dense.
+  static Tensor rows_of(const Tensor& gradient, int64_t first, int64_t count);
   /// Called before the step; for methods that cannot step in every state.
   virtual void check_step() const {}
 

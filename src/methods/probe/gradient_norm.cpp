@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "methods/probe/probe.h"
+#include "methods/sparse_gradient.h"
 
 namespace formwork {
 namespace {
@@ -17,7 +18,7 @@ class GradientNorm final : public Probe {
     ByPlace<ByPlace<double>> squares;
     for (const Parameter& p : parameters_) {
       if (!p.tensor.grad().defined()) continue;
-      const Tensor gradient = p.tensor.grad().detach().to(at::kDouble);
+      const Tensor gradient = touched(p.tensor.grad()).detach().to(at::kDouble);
       squares[layer_of(p.name)][role_name(p.role)] += gradient.square().sum().item<double>();
     }
     for (auto& [layer, roles] : squares) {

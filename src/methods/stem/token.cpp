@@ -26,12 +26,16 @@ class TokenStem final : public Stem {
   static Traits traits(const TokenOptions&) { return {.takes = InputForm::Kind::tokens}; }
 
   Tensor forward(const Tensor& input, Stream&) override {
-    const Tensor x = at::embedding(weight_, input);
+    // A large table gets a gradient of the rows alone that tokens have touched.
+    const bool sparse = weight_.numel() >= kLargeTable && input.numel() < weight_.size(0);
+    const Tensor x = at::embedding(weight_, input, -1, false, sparse);
     return factor_ == 1.0 ? x : x * factor_;
   }
   Tensor table() const override { return weight_; }
 
  private:
+  static constexpr int64_t kLargeTable = int64_t{1} << 22;
+
   double factor_;
   Tensor weight_;
 };

@@ -9,8 +9,7 @@ class Post final : public Wiring {
   Post(const NoOptions&, const Site& site)
       : Wiring(site), norm_res_(add_module("norm_res", site.make_norm(site.width))) {}
   void forward(Stream& stream, const Sublayer& sublayer) override {
-    const Tensor sum = add(stream, stream.x, sublayer(stream.x));
-    stream.x = norm_res_->forward(sum, stream.valid);
+    stream.x = add_and_norm(stream, stream.x, sublayer(stream.x), *norm_res_);
   }
 
  private:

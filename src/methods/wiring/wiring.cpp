@@ -16,6 +16,13 @@ Tensor Wiring::add(Stream& stream, const Tensor& residual, const Tensor& branch)
   return sum;
 }
 
+Tensor Wiring::add_and_norm(Stream& stream, const Tensor& residual, const Tensor& branch,
+                            Norm& norm) const {
+  if (residual.size(1) != branch.size(1))
+    return norm.forward(add(stream, residual, branch), stream.valid);
+  return norm.add(residual, drop(branch), stream.valid).y;
+}
+
 void run_sublayer(Stream& stream, Wiring& wiring, const std::string& place, const Sublayer& body) {
   if (!stream.observer) {
     wiring.forward(stream, body);

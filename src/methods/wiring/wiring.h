@@ -38,6 +38,9 @@ class Wiring : public Module {
   Tensor drop(const Tensor& branch) const;
   /// residual + drop(branch), following a mixer that shortened the sequence.
   Tensor add(Stream& stream, const Tensor& residual, const Tensor& branch) const;
+  /// The norm of that sum, in the same pass over memory where the norm can.
+  Tensor add_and_norm(Stream& stream, const Tensor& residual, const Tensor& branch,
+                      Norm& norm) const;
 
  private:
   double dropout_;

@@ -148,7 +148,7 @@ TEST(property, norm_baselines_fused_addition_is_exact) {
         (y.square().sum() + (sum * 0.5).sum()).backward();
         return std::vector<Tensor>{x.grad(), residual.grad(), scale.grad()};
       };
-      const AddedRmsNorm fused = add_rms_norm(x, residual, scale, 1e-6);
+      const AddedNorm fused = add_rms_norm(x, residual, scale, 1e-6);
       const Tensor sum = x + residual;
       const Tensor y = rms_norm(sum, scale, 1e-6);
       EXPECT_TRUE(at::equal(fused.sum, sum)) << type << " " << width;

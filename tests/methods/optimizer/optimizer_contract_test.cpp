@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "methods/constraint/constraint.h"
 #include "methods/optimizer/optimizer_support.h"
 
 namespace formwork {
@@ -19,6 +20,65 @@ TEST(property, optimizer_baselines_maximize) {
       down->step(1.0);
     }
     EXPECT_EQ(largest_gap(values(a), values(b)), 0) << kind;
+  }
+}
+
+/// A table of `rows` rows and the gradient of a batch that touches few of them, as embeddings give
+/// it, or the same gradient dense.
+struct TouchedTable {
+  OptimizerSite site;
+  bool sparse;
+
+  TouchedTable(int64_t rows, at::ScalarType type, bool is_sparse) : sparse(is_sparse) {
+    const Tensor start = normal_tensor({rows, 6}, 1.0, RandomStream(4).child("table"));
+    site = {{{"table", start.to(type).requires_grad_(true)}}};
+  }
+  void meet_batch(int64_t step) {
+    Tensor& table = site.parameters[0].tensor;
+    const Tensor ids = at::tensor({table.size(0) - 1, 3 + step, 3 + step, int64_t{0}, int64_t{17}});
+    table.mutable_grad() = Tensor();
+    (at::embedding(table, ids, -1, false, true).square() * (step + 2)).sum().backward();
+    const Tensor gradient = table.grad().coalesce();
+    table.mutable_grad() = sparse ? gradient : gradient.to_dense();
+  }
+};
+
+TEST(property, optimizer_baselines_sparse_gradients_are_dense_ones) {
+  for (const std::string& kind : kinds())
+    for (const auto type : {at::kDouble, at::kBFloat16})
+      // So many rows that Adam takes them in parts.
+      for (const int64_t rows : {int64_t{41}, int64_t{200000}}) {
+        if (rows > 41 && kind.substr(0, 4) != "adam") continue;
+        TouchedTable sparse(rows, type, true), dense(rows, type, false);
+        const auto one = make(kind, sparse.site, {{"weight_decay", 0.1}}),
+                   two = make(kind, dense.site, {{"weight_decay", 0.1}});
+        for (const int64_t step : {0, 1, 2}) {
+          sparse.meet_batch(step);
+          dense.meet_batch(step);
+          one->step(0.7);
+          two->step(0.7);
+        }
+        EXPECT_LT(largest_gap(values(sparse.site), values(dense.site)),
+                  type == at::kDouble ? 1e-13 : 1e-2)
+            << kind << " " << rows;
+      }
+}
+
+TEST(property, optimizer_baselines_clipping_sees_sparse_gradients) {
+  for (const char* kind : {"gradient_clipping", "value_clipping"}) {
+    TouchedTable sparse(41, at::kDouble, true), dense(41, at::kDouble, false);
+    for (TouchedTable* each : {&sparse, &dense}) {
+      each->meet_batch(1);
+      ConstraintSite site;
+      const auto constraint = Choice<Constraint>(kind).make(site);
+      constraint->prepare(each->site.parameters);
+      constraint->before_step(each->site.parameters);
+    }
+    const Tensor found = sparse.site.parameters[0].tensor.grad();
+    EXPECT_TRUE(found.is_sparse());
+    const Tensor expected = dense.site.parameters[0].tensor.grad();
+    EXPECT_LT((found.to_dense() - expected).abs().max().item<double>(), 1e-13) << kind;
+    EXPECT_LT(expected.norm().item<double>(), 10.0) << kind;  // it was clipped
   }
 }
 
