@@ -7,25 +7,22 @@
 
 namespace formwork {
 
-namespace simd_base {
-extern const AttentionTiles kAttentionTiles;
-extern const SquashRows kSquashRows;
-extern const PackedProducts kPackedProducts;
-extern const ActivationRows kActivationRows;
-}  // namespace simd_base
+// What src/kernels/simd defines once for every instruction set.
+#define FORMWORK_SIMD_TABLES(set)                                                                  \
+  namespace set {                                                                                  \
+  extern const AttentionTiles kAttentionTiles;                                                     \
+  extern const AttentionStream kAttentionStream;                                                   \
+  extern const SquashRows kSquashRows;                                                             \
+  extern const PackedProducts kPackedProducts;                                                     \
+  extern const ActivationRows kActivationRows;                                                     \
+  const cpu::SimdLevel kLevel{&kAttentionTiles, &kAttentionStream, &kSquashRows, &kPackedProducts, \
+                              &kActivationRows};                                                   \
+  }
+
+FORMWORK_SIMD_TABLES(simd_base)
 #if defined(__x86_64__)
-namespace simd_avx2 {
-extern const AttentionTiles kAttentionTiles;
-extern const SquashRows kSquashRows;
-extern const PackedProducts kPackedProducts;
-extern const ActivationRows kActivationRows;
-}  // namespace simd_avx2
-namespace simd_avx512 {
-extern const AttentionTiles kAttentionTiles;
-extern const SquashRows kSquashRows;
-extern const PackedProducts kPackedProducts;
-extern const ActivationRows kActivationRows;
-}  // namespace simd_avx512
+FORMWORK_SIMD_TABLES(simd_avx2)
+FORMWORK_SIMD_TABLES(simd_avx512)
 #endif
 
 namespace cpu {
@@ -36,14 +33,11 @@ std::vector<SimdLevel> supported() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    found.push_back({&simd_avx512::kAttentionTiles, &simd_avx512::kSquashRows,
-                     &simd_avx512::kPackedProducts, &simd_avx512::kActivationRows});
+    found.push_back(simd_avx512::kLevel);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    found.push_back({&simd_avx2::kAttentionTiles, &simd_avx2::kSquashRows,
-                     &simd_avx2::kPackedProducts, &simd_avx2::kActivationRows});
+    found.push_back(simd_avx2::kLevel);
 #endif
-  found.push_back({&simd_base::kAttentionTiles, &simd_base::kSquashRows,
-                   &simd_base::kPackedProducts, &simd_base::kActivationRows});
+  found.push_back(simd_base::kLevel);
   const char* wanted = std::getenv("FORMWORK_SIMD");
   while (wanted && found.size() > 1 && found.front().attention->name != std::string(wanted))
     found.erase(found.begin());

@@ -1,9 +1,5 @@
 #include "kernels/simd/packed_rows.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 #include "kernels/simd/vector.h"
 
 namespace formwork::FORMWORK_SIMD {
@@ -16,45 +12,12 @@ constexpr int kSums = 2;
 constexpr int64_t kStep = kSums * kLanes;
 /// Bytes that a row is asked for ahead of its use: left to the processor's own prefetching (Zen 3),
 /// weights in 8 bits are read at half the speed.
-constexpr uintptr_t kAhead = 4096;
-
-/// kLanes numbers of each form as floats. GCC widens bytes one by one unless it is told how.
-inline Vector widened(const int8_t* from) {
-  typedef int8_t Bytes __attribute__((vector_size(kLanes)));
-  Bytes bytes;
-  std::memcpy(&bytes, from, sizeof(bytes));
-#if defined(__AVX512F__)
-  // Without a mask its header passes a number that was never set, which is an error here.
-  const __mmask16 every = 0xFFFF;
-  const auto whole = reinterpret_cast<Integers>(
-      _mm512_maskz_cvtepi8_epi32(every, reinterpret_cast<__m128i>(bytes)));
-#elif defined(__AVX2__)
-  long long low;
-  std::memcpy(&low, &bytes, sizeof(low));
-  const auto whole = reinterpret_cast<Integers>(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(low)));
-#else
-  const Integers whole = __builtin_convertvector(bytes, Integers);
-#endif
-  return __builtin_convertvector(whole, Vector);
-}
-
-inline Vector widened(const uint16_t* from) {
-  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
-  Halves halves;
-  std::memcpy(&halves, from, sizeof(halves));
-  const Integers bits = __builtin_convertvector(halves, Integers) << 16;
-  Vector v;
-  std::memcpy(&v, &bits, sizeof(v));
-  return v;
-}
-
-inline Vector widened(const float* from) {
-  return load(from);
-}
+constexpr uintptr_t kBytesAhead = 4096;
 
 /// The address may lie behind the matrix, where nothing is read: hence a number, not a pointer.
 inline void ask_for(const void* from) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + kAhead));
+  __builtin_prefetch(
+      reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(from) + kBytesAhead));
 }
 
 /// Whole steps of the products of a row of weights and kCount vectors.

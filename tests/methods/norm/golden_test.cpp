@@ -89,7 +89,7 @@ void check_norm(const GoldenCase& golden, const std::string& name) {
 }
 
 void check_added(const GoldenCase& golden) {
-  const AddedRmsNorm added =
+  const AddedNorm added =
       add_rms_norm(golden.at("in.x"), golden.at("in.residual"), golden.at("param.rms_norm.weight"),
                    golden.option("rms_eps", 1e-6));
   expect_close(golden.file + " sum", added.sum, golden.at("out.fused_add_rms.residual"));
