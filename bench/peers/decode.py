@@ -5,7 +5,6 @@ each time. `hugging_face` is GPT2LMHeadModel in a plain loop with its cache, in 
 `ctranslate2` is the same model converted by CTranslate2's own converter, in float32 or in int8
 (which rounds activations to 8 bits too). Prints milliseconds and tokens a second as JSON.
 
-    pip install transformers ctranslate2
     bench/peers/decode.py ctranslate2 --weights int8
 """
 

@@ -1,11 +1,14 @@
-"""The models of recipes/bench-*.toml in plain eager PyTorch, timed: what a careful user writes.
+"""The models of recipes/bench-listops.toml and bench-characters.toml in plain PyTorch, timed.
 
-Scaled-dot-product attention, layer norm before each sublayer, learned positions, a GELU MLP of 4 D,
-fused AdamW, gradients clipped to norm 1, float32. Prints tokens a second as JSON.
+What a careful user writes: scaled-dot-product attention, layer norm before each sublayer, learned
+positions, a GELU MLP of 4 D, fused AdamW, gradients clipped to norm 1. Eager and in float32, or
+with torch.compile, or with bfloat16 by autocast. Prints tokens a second and the peak of resident
+memory as JSON.
 """
 
 import argparse
 import json
+import resource
 import statistics
 import time
 
@@ -83,45 +86,71 @@ def random_batch(sizes):
     return tokens, valid, targets
 
 
-def seconds_of_steps(sizes, warm_up, steps):
-    """Trains and returns the parameter count and the seconds that each step after the first took."""
-    model = Transformer(sizes)
+def seconds_of_steps(model, sizes, chosen):
+    """Trains and returns the seconds that each step after the first ones took. `model`: tokens and
+    which are valid -> logits."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
-    batches = [random_batch(sizes) for _ in range(warm_up + steps)]
+    batches = [random_batch(sizes) for _ in range(chosen.warm_up + chosen.steps)]
+    run = torch.compile(model) if getattr(chosen, "compile", False) else model
     seconds = []
     for tokens, valid, targets in batches:
         start = time.perf_counter()
-        logits = model(tokens, valid)
-        loss = functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
+        with torch.autocast("cpu", torch.bfloat16, enabled=chosen.type == "bfloat16"):
+            logits = run(tokens, valid)
+            loss = functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()  # as a loop that shows its loss does
         seconds.append(time.perf_counter() - start)
-    return sum(p.numel() for p in model.parameters()), seconds[warm_up:]
+    return seconds[chosen.warm_up:]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parser_of(description):
+    """Options that every training here has."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("model", choices=sorted(MODELS))
+    parser.add_argument("--type", choices=["float32", "bfloat16"], default="float32",
+                        help="bfloat16: by autocast")
+    parser.add_argument("--vocabulary", type=int, default=0,
+                        help="characters: token ids; 0: as the recipe has")
     parser.add_argument("--steps", type=int, default=10, help="steps timed")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before, not timed")
     parser.add_argument("--threads", type=int, default=0, help="0: PyTorch's choice")
+    return parser
+
+
+def time_training(make, parser):
+    """Reads the options, trains what `make` makes of the model's sizes, and prints the figures."""
     chosen = parser.parse_args()
-    if chosen.steps < 1 or chosen.warm_up < 0:
-        parser.error("--steps must be at least 1 and --warm-up at least 0")
+    if chosen.steps < 1 or chosen.warm_up < 0 or chosen.vocabulary < 0:
+        parser.error("--steps must be at least 1, --warm-up and --vocabulary at least 0")
     if chosen.threads > 0:
         torch.set_num_threads(chosen.threads)
     torch.manual_seed(1)
-    sizes = MODELS[chosen.model]
-    parameters, seconds = seconds_of_steps(sizes, chosen.warm_up, chosen.steps)
-    rates = [sizes["batch"] * sizes["length"] / each for each in seconds]
-    print(json.dumps({"model": chosen.model, "parameters": parameters, "steps": chosen.steps,
+    sizes = dict(MODELS[chosen.model])
+    if chosen.vocabulary > 0:
+        if not sizes["decoder"]:
+            parser.error("--vocabulary is valid for characters only")
+        sizes["vocabulary"] = sizes["outputs"] = chosen.vocabulary
+    model = make(sizes)
+    rates = [sizes["batch"] * sizes["length"] / each
+             for each in seconds_of_steps(model, sizes, chosen)]
+    print(json.dumps({"model": chosen.model, "type": chosen.type,
+                      "parameters": sum(p.numel() for p in model.parameters()),
+                      "steps": chosen.steps,
                       "threads": torch.get_num_threads(), "torch": torch.__version__,
                       "tokens_per_second": {"best": max(rates),
                                             "median": statistics.median(rates),
-                                            "worst": min(rates)}}))
+                                            "worst": min(rates)},
+                      "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}))
+
+
+def main():
+    parser = parser_of(__doc__)
+    parser.add_argument("--compile", action="store_true", help="by torch.compile")
+    time_training(Transformer, parser)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 #include "cli/bench.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
+#include "core/memory.h"
 
 namespace formwork {
 namespace {
@@ -46,6 +47,7 @@ void bench_train(const BenchRequest& request) {
     table["tokens_per_second"]["median"] = Value(median);
     table["tokens_per_second"]["worst"] = Value(rates.front());
     table["gflop_per_second"] = Value(flops / seconds / 1e9);
+    table["peak_megabytes"] = Value(static_cast<double>(peak_resident_memory()) / 1e6);
     print_json(table);
     return;
   }
@@ -54,9 +56,19 @@ void bench_train(const BenchRequest& request) {
               static_cast<long long>(request.steps));
   std::printf("  tokens/s  best %.0f  median %.0f  worst %.0f\n", best, median, rates.front());
   std::printf("  GFLOP/s   %.1f (matrix products and attention)\n", flops / seconds / 1e9);
+  std::printf("  memory    %.0f MB at most, of the whole process\n",
+              static_cast<double>(peak_resident_memory()) / 1e6);
 }
 
 }  // namespace
+
+void add_bench_limits(CLI::App& verb, BenchLimits& limits) {
+  verb.add_option("--rounds", limits.rounds, "times that each is measured, in turns")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  verb.add_option("--threads", limits.threads, "threads; 0 = PyTorch's choice")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  verb.add_flag("--json", limits.json, "figures as JSON");
+}
 
 void add_bench_verb(CLI::App& app) {
   const auto request = std::make_shared<BenchRequest>();
@@ -81,6 +93,8 @@ void add_bench_verb(CLI::App& app) {
   add_bench_mixers(*verb);
   add_bench_conditioning(*verb);
   add_bench_decode(*verb);
+  add_bench_infer(*verb);
+  add_bench_ops(*verb);
 }
 
 }  // namespace formwork

@@ -23,7 +23,7 @@ constexpr int64_t kFloatsAPart = int64_t{1} << 20;
 constexpr int64_t kParts = kFloats / kFloatsAPart;
 
 /// Two of them hold as many sums as keep the memory busy, not the adders.
-typedef float Block __attribute__((vector_size(64)));
+typedef float Sixteen __attribute__((vector_size(64)));
 
 /// What lies a page further, which may be behind the array: hence a number, not a pointer.
 void ask_for(const float* from) {
@@ -31,12 +31,12 @@ void ask_for(const float* from) {
 }
 
 float sum_of_part(const float* from) {
-  Block even{}, odd{};
+  Sixteen even{}, odd{};
   for (int64_t i = 0; i < kFloatsAPart; i += 32) {
     // As src/kernels/simd/packed_rows.cpp does: without it, it would be no ceiling.
     ask_for(from + i);
     ask_for(from + i + 16);
-    Block left, right;
+    Sixteen left, right;
     std::memcpy(&left, from + i, sizeof(left));
     std::memcpy(&right, from + i + 16, sizeof(right));
     even += left;
@@ -50,7 +50,7 @@ float sum_of_part(const float* from) {
 
 void triad_of_part(float* a, const float* b, const float* c) {
   for (int64_t i = 0; i < kFloatsAPart; i += 16) {
-    Block left, right;
+    Sixteen left, right;
     std::memcpy(&left, b + i, sizeof(left));
     std::memcpy(&right, c + i, sizeof(right));
     left += 3.0f * right;

@@ -5,6 +5,8 @@
 #include <chrono>
 #include <vector>
 
+#include "core/value.h"
+
 namespace formwork {
 
 /// Of a clock that never goes back.
@@ -26,6 +28,15 @@ inline double spread(std::vector<double> times) {
   std::sort(times.begin(), times.end());
   const size_t quarter = (times.size() - 1) / 4;
   return (times[times.size() - 1 - quarter] - times[quarter]) / median(times);
+}
+
+/// {median, least, spread}.
+inline Value times_table(const std::vector<double>& times) {
+  Value table{Table{}};
+  table["median"] = Value(median(times));
+  table["least"] = Value(least(times));
+  table["spread"] = Value(spread(times));
+  return table;
 }
 
 }  // namespace formwork

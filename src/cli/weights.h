@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "core/processor.h"
+#include "methods/linear/layout.h"
 #include "model/model.h"
 
 namespace formwork {
@@ -18,6 +20,19 @@ inline const std::vector<std::string>& weight_forms() {
 inline PackedMaps hold_weights(Model& model, const std::string& form) {
   if (form == "float32") return {};
   return model.pack(form == "int8" ? PackedForm::int8 : PackedForm::bfloat16);
+}
+
+/// The same for whole passes over many tokens, and what was done, in words: where the processor
+/// multiplies bfloat16 the whole model becomes of that type, elsewhere its weights are packed.
+inline std::string hold_for_passes(Model& model, const std::string& form) {
+  const bool whole = form == "bfloat16" && multiplies_bfloat16();
+  if (whole) model.to(at::kBFloat16);
+  if (whole || form == "float32") {
+    lay_out_weights(model);
+    return "all " + form;
+  }
+  hold_weights(model, form);
+  return form + " weights, float32 products";
 }
 
 }  // namespace formwork

@@ -33,4 +33,12 @@ std::string processor_name() {
 #endif
 }
 
+bool multiplies_bfloat16() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 }  // namespace formwork

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "core/processor.h"
 #include "kernels/matmul.h"
 #include "kernels/packed_linear.h"
 
@@ -44,6 +45,60 @@ struct LinearRows : torch::autograd::Function<LinearRows> {
   }
 };
 
+/// Products of bfloat16 are exact in float32, so this rounds once, where bfloat16's own do too.
+/// x [R,in], weight [out,in], both bfloat16; bias of any type.
+struct WidenedRows : torch::autograd::Function<WidenedRows> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight,
+                        const std::optional<Tensor>& bias) {
+    context->save_for_backward({x, weight});
+    context->saved_data["bias"] = bias ? static_cast<int64_t>(bias->scalar_type()) : int64_t{-1};
+    return best_product(x.to(at::kFloat), weight.to(at::kFloat),
+                        bias ? bias->to(at::kFloat) : Tensor())
+        .to(at::kBFloat16);
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const Tensor slope = gradients[0].to(at::kFloat);
+    variable_list result(3);
+    if (context->needs_input_grad(0))
+      result[0] = at::mm(slope, saved[1].to(at::kFloat)).to(at::kBFloat16);
+    if (context->needs_input_grad(1))
+      result[1] = at::mm(slope.t(), saved[0].to(at::kFloat)).to(at::kBFloat16);
+    const int64_t bias = context->saved_data["bias"].toInt();
+    if (bias >= 0) result[2] = slope.sum(0).to(static_cast<at::ScalarType>(bias));
+    return result;
+  }
+};
+
+bool autocasts_to_bfloat16() {
+  return at::autocast::is_autocast_enabled(at::kCPU) &&
+         at::autocast::get_autocast_dtype(at::kCPU) == at::kBFloat16;
+}
+
+/// Whether at::linear would multiply bfloat16 without instructions for it.
+bool is_emulated(const Tensor& x, const Tensor& weight) {
+  static const bool native = multiplies_bfloat16();
+  if (native || !x.is_cpu() || x.dim() < 2 || x.numel() == 0 || weight.numel() == 0) return false;
+  const auto low = [cast = autocasts_to_bfloat16()](const Tensor& tensor) {
+    return tensor.scalar_type() == at::kBFloat16 || (cast && tensor.scalar_type() == at::kFloat);
+  };
+  return low(x) && low(weight);
+}
+
+Tensor widened_linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const bool cast = autocasts_to_bfloat16();
+  const auto low = [cast](const Tensor& tensor) {
+    return cast ? at::autocast::cached_cast(at::kBFloat16, tensor, at::kCPU) : tensor;
+  };
+  const Tensor rows = low(x).flatten(0, -2), map = low(weight);
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.back() = weight.size(0);
+  return WidenedRows::apply(rows, map, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt)
+      .view(shape);
+}
+
 bool is_onednn(const ProductShape& shape) {
   return faster_library(shape) == MatmulLibrary::onednn;
 }
@@ -75,6 +130,7 @@ Tensor product_of_few(const Tensor& x, const Tensor& weight, const Tensor& bias)
 }  // namespace
 
 Tensor linear_map(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  if (is_emulated(x, weight)) return widened_linear(x, weight, bias);
   const bool plain = !x.is_cpu() || x.scalar_type() != at::kFloat ||
                      weight.scalar_type() != at::kFloat || x.dim() < 2 || x.numel() == 0 ||
                      at::autocast::is_autocast_enabled(at::kCPU);

@@ -11,8 +11,10 @@ using at::Tensor;
 
 /// x Wᵀ + b: x [...,in], weight [out,in], bias [out] or undefined → [...,out]. What at::linear
 /// computes, to the last bit where no product of it is better done by oneDNN (kernels/matmul.h);
-/// under autocast, for other types than float32 and on other devices it is at::linear. Up to
-/// kFewRows rows without gradients (decoding) read each weight once, by products of our own.
+/// for other types than float32 and bfloat16 and on other devices it is at::linear. bfloat16,
+/// autocast's too, is multiplied as float32 and rounded where the processor has no instructions for
+/// it, which PyTorch emulates many times slower. Up to kFewRows rows without gradients (decoding)
+/// read each weight once, by products of our own.
 Tensor linear_map(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 constexpr int64_t kFewRows = 4;
 

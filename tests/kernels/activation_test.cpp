@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -127,6 +128,39 @@ TEST(property, kernels_activation_does_not_depend_on_threads) {
   at::set_num_threads(threads);
   for (size_t i = 0; i < runs[0].size(); ++i)
     for (size_t r = 1; r < runs.size(); ++r) EXPECT_TRUE(runs[0][i].equal(runs[r][i])) << i;
+}
+
+TEST(property, kernels_linear_map_in_bfloat16) {
+  const auto low = [](at::IntArrayRef shape, uint64_t seed) {
+    return numbers(shape, seed).to(at::kBFloat16);
+  };
+  const Tensor x = low({3, 50, 70}, 1), weight = low({33, 70}, 2), bias = low({33}, 3),
+               g = low({3, 50, 33}, 4);
+  const auto wide = [](const Tensor& tensor) {
+    return tensor.to(at::kDouble).requires_grad_(true);
+  };
+  const std::vector<Tensor> exact_leaves{wide(x), wide(weight), wide(bias)};
+  const Tensor exact = at::linear(exact_leaves[0], exact_leaves[1], exact_leaves[2]);
+  const auto slopes = torch::autograd::grad({(exact * g.to(at::kDouble)).sum()}, exact_leaves);
+  const auto compare = [&](const std::vector<Tensor>& leaves) {
+    const Tensor y = linear_map(leaves[0], leaves[1], leaves[2]);
+    EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+    EXPECT_LT(largest_error(y.detach(), exact.detach()), 4e-3);
+    const auto found = torch::autograd::grad({(y * g).sum()}, leaves);
+    for (size_t i = 0; i < found.size(); ++i) {
+      EXPECT_EQ(found[i].scalar_type(), leaves[i].scalar_type());
+      EXPECT_LT(largest_error(found[i], slopes[i]), 4e-3) << i;
+    }
+  };
+  const auto leaf = [](const Tensor& tensor, at::ScalarType type) {
+    return tensor.to(type).detach().requires_grad_(true);
+  };
+  compare({leaf(x, at::kBFloat16), leaf(weight, at::kBFloat16), leaf(bias, at::kBFloat16)});
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  compare({leaf(x, at::kFloat), leaf(weight, at::kFloat), leaf(bias, at::kFloat)});
+  at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(at::kCPU, false);
 }
 
 TEST(property, kernels_linear_map_with_epilogue) {

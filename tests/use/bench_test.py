@@ -174,5 +174,95 @@ class Decode(formwork_case.FormworkCase):
         self.refused("bench", "decode", "--width", "30", "--heads", "4", names=["--heads", "30"])
 
 
+class Infer(formwork_case.FormworkCase):
+    RECIPE = formwork_case.SOURCE / "recipes" / "bench-bert.toml"
+    SMALL = ["--set", "model.width=32", "--set", "model.heads=2", "--set", "model.depth=2",
+             "--rounds", "2", "--threads", "1"]
+
+    def test_shapes_and_types(self):
+        done = self.formwork("bench", "infer", "--recipe", self.RECIPE, "--vocabulary", 50,
+                             *self.SMALL, "--shape", "2x16,1", "--save", "saved", "--json")
+        figures = json.loads(done.stdout)
+        layer = 4 * 32 * 33 + 32 * 129 + 128 * 33 + 128
+        self.assertEqual(figures["parameters"], (50 + 512 + 2) * 32 + 2 * layer + 33 * 10)
+        self.assertEqual([(each["shape"], each["type"]) for each in figures["passes"]],
+                         [("2x16", "float32"), ("1", "float32"), ("2x16", "bfloat16"),
+                          ("1", "bfloat16")])
+        # A multiplication and an addition for each weight of a map and each pair's channel.
+        short = 2 * 32 * 2 * 12 * 32 * 32 + 2 * 4 * 2 * 16 * 16 * 32 + 2 * 2 * 32 * 10
+        for each in figures["passes"]:
+            self.assertGreater(each["ms"]["least"], 0.0)
+            self.assertGreaterEqual(each["ms"]["median"], each["ms"]["least"])
+            self.assertAlmostEqual(each["gflop_per_second"],
+                                   1e3 * each["gflop"] / each["ms"]["least"])
+            self.assertAlmostEqual(each["share_of_product"] * figures["product_gflop_per_second"],
+                                   each["gflop_per_second"])
+        self.assertAlmostEqual(figures["passes"][0]["gflop"] * 1e9, short, delta=1.0)
+        self.assertEqual({path.name for path in (self.folder / "saved").iterdir()},
+                         {"model.toml", "model.safetensors", "2x16.safetensors", "1.safetensors"})
+        table = self.formwork("bench", "infer", "--recipe", self.RECIPE, *self.SMALL, "--shape",
+                              "1x8", "--type", "int8").stdout
+        self.assertRegex(table, r"(?s)1x8 +int8 .*int8 weights.*a large float32 product")
+
+    def test_any_recipe(self):
+        recipe = self.write("series.toml", '[task]\nkind = "forecast"\npath = "none.csv"\n')
+        self.assertIn("none.csv", self.refused("bench", "infer", "--recipe", recipe))
+        recipe = formwork_case.SOURCE / "recipes" / "bench-characters.toml"
+        done = self.formwork("bench", "infer", "--recipe", recipe, *self.SMALL, "--shape", "3x20",
+                             "--type", "float32", "--json")
+        self.assertEqual(json.loads(done.stdout)["passes"][0]["shape"], "3x20")
+
+    def test_mistakes(self):
+        bench = ["bench", "infer", "--recipe", self.RECIPE, *self.SMALL]
+        self.refused(*bench, "--shape", "8x0", names=["--shape", "8x0", "BATCHxTOKENS"])
+        self.refused(*bench, "--shape", "8x", names=["--shape", "8x"])
+        self.refused(*bench, "--shape", "1x513", names=["--shape", "1x513", "512", "task.length"])
+        self.refused(*bench, "--type", "float16", names=["--type", "float16"])
+        (self.folder / "there").mkdir()
+        self.refused(*bench, "--shape", "1x8", "--save", "there", names=["there"])
+        self.refused("bench", "infer", names=["recipes/bench-bert.toml"])
+
+
+class Ops(formwork_case.FormworkCase):
+    SMALL = ["--tokens", "64", "--width", "32", "--rounds", "2", "--threads", "1"]
+
+    def test_every_operator(self):
+        figures = json.loads(self.formwork("bench", "ops", *self.SMALL, "--json").stdout)
+        self.assertGreater(figures["product_gflop_per_second"], 0.0)
+        self.assertGreater(figures["triad_gb_per_second"], 0.0)
+        names = {each["operator"] for each in figures["operators"]}
+        self.assertLessEqual({"product y", "product dx", "product dW", "linear", "rms_norm",
+                              "add_rms_norm", "attention", "attention causal", "causal_products",
+                              "packed int8", "packed bfloat16", "rotate half", "adamw step",
+                              "projected_cross_entropy", "gradient_clipping"}, names)
+        for each in figures["operators"]:
+            with self.subTest(operator=each["operator"], shape=each["shape"], passed=each["pass"]):
+                self.assertGreater(each["ms"]["least"], 0.0)
+                self.assertGreater(each["gb_per_second"], 0.0)
+                self.assertAlmostEqual(
+                    each["share_of_product"] * figures["product_gflop_per_second"],
+                    each["gflop_per_second"])
+                if "ratio" in each:
+                    self.assertAlmostEqual(
+                        each["ratio"]["least"] * each["ms"]["least"],
+                        min(peer["least"] for peer in each["peers_ms"]))
+        # What is known of the work of one: three products of 64 x 32 x 128, and x, W, b, y.
+        linear = {each["pass"]: each for each in figures["operators"]
+                  if each["operator"] == "linear" and each["shape"].startswith("64x32, 128x32")}
+        self.assertAlmostEqual(linear["forward"]["gflop_per_second"]
+                               * linear["forward"]["ms"]["least"] * 1e6, 2 * 64 * 32 * 128)
+        self.assertAlmostEqual(linear["training"]["gflop_per_second"]
+                               * linear["training"]["ms"]["least"] * 1e6, 6 * 64 * 32 * 128)
+        self.assertAlmostEqual(linear["forward"]["gb_per_second"]
+                               * linear["forward"]["ms"]["least"] * 1e6,
+                               4 * (64 * 32 + 128 * 32 + 128 + 64 * 128))
+
+    def test_one(self):
+        table = self.formwork("bench", "ops", *self.SMALL, "--only", "rms_norm").stdout
+        self.assertRegex(table, r"(?s)\nrms_norm +forward .*\nrms_norm +training .*triad")
+        self.assertNotIn("linear", table)
+        self.refused("bench", "ops", "--only", "rmsnorm", names=["--only", "rmsnorm", "add_rms_norm"])
+
+
 if __name__ == "__main__":
     formwork_case.main()

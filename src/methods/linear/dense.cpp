@@ -1,11 +1,13 @@
+#include "kernels/laid_out_linear.h"
 #include "kernels/linear_map.h"
+#include "methods/linear/layout.h"
 #include "methods/linear/linear.h"
 
 namespace formwork {
 namespace {
 
 /// y = x Wᵀ + b with a plain matrix W [out, in]; 2·in·out operations a token.
-class Dense final : public Linear {
+class Dense final : public Linear, public LaidOut {
  public:
   Dense(const NoOptions&, const LinearSite& site)
       : weight_(add_parameter(
@@ -16,9 +18,12 @@ class Dense final : public Linear {
   }
 
   Tensor forward(const Tensor& x) override {
+    if (suits_layout(x, laid_out_)) return laid_out_linear(x, laid_out_, bias_);
     return weight_.defined() ? linear_map(x, weight_, bias_) : packed_linear(x, packed_, bias_);
   }
   Tensor activated(const Tensor& x, Activation f) override {
+    if (suits_layout(x, laid_out_))
+      return activate_in_place(laid_out_linear(x, laid_out_, {}), f, {bias_, {}, {}});
     return weight_.defined() ? linear_map(x, weight_, {bias_, f, {}})
                              : activate(packed_linear(x, packed_, bias_), f);
   }
@@ -29,9 +34,13 @@ class Dense final : public Linear {
     if (!weight_.defined() || weight_.scalar_type() != at::kFloat || !weight_.is_cpu())
       return false;
     packed_ = pack_weight(weight_.detach(), form);
+    laid_out_ = Tensor();
     drop_parameter("weight");
     weight_ = Tensor();
     return true;
+  }
+  void lay_out() override {
+    if (weight_.defined()) laid_out_ = lay_out_weight(weight_);
   }
   int64_t weight_bytes() const override {
     return weight_.defined() ? static_cast<int64_t>(weight_.nbytes()) : packed_.bytes();
@@ -40,6 +49,7 @@ class Dense final : public Linear {
  private:
   Tensor weight_;        // undefined once it is packed
   PackedWeight packed_;  // undefined before
+  Tensor laid_out_;      // undefined before lay_out(), and where that serves nothing
   Tensor bias_;
 };
 
