@@ -1,49 +1,27 @@
-#include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
+#include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/attention_sight.h"
+#include "kernels/attention_stream.h"
+#include "kernels/attention_turn.h"
 #include "kernels/rows.h"
 #include "kernels/simd_levels.h"
+#include "kernels/turns.h"
 
 namespace formwork::cpu {
 namespace {
 
 using at::Tensor;
 
-/// Parts that the queries of a single head are divided into in the backward pass; a fixed number,
-/// so that sums do not depend on the threads.
-constexpr int64_t kParts = 4;
+/// Items that the backward pass is divided into at least, where there are as many tiles of queries;
+/// a fixed number, so that sums do not depend on the threads.
+constexpr int64_t kLeastItems = 4;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLogE = 1.4426950408889634;  // of 2: the tiles' softmax is a power of two
-
-int64_t tiles_of(int64_t n) {
-  return (n + kTile - 1) / kTile;
-}
-int64_t padded_width(int64_t width) {
-  return (width + kWidthUnit - 1) / kWidthUnit * kWidthUnit;
-}
-
-struct Sizes {
-  int64_t batch, heads, kv_heads, queries, keys, width, value_width;
-  int64_t row_width, value_row_width, query_tiles, key_tiles;
-
-  Sizes(const Tensor& q, const Tensor& k, const Tensor& v)
-      : batch(q.size(0)),
-        heads(q.size(1)),
-        kv_heads(k.size(1)),
-        queries(q.size(2)),
-        keys(k.size(2)),
-        width(q.size(3)),
-        value_width(v.size(3)),
-        row_width(padded_width(width)),
-        value_row_width(padded_width(value_width)),
-        query_tiles(tiles_of(queries)),
-        key_tiles(tiles_of(keys)) {}
-  int64_t group() const { return heads / kv_heads; }
-};
 
 /// One head of a tensor [B,H,N,C] whose channels lie side by side.
 template <class T>
@@ -56,97 +34,61 @@ struct Head {
   T* row(int64_t n) const { return data + n * stride; }
 };
 
-void scale_row(float* row, int64_t channels, float factor) {
-  if (factor == 1.0f) return;
-  using L = Lanes<float>;
-  int64_t c = 0;
-  for (; c + L::kCount <= channels; c += L::kCount) L::store(row + c, L::load(row + c) * factor);
-  for (; c < channels; ++c) row[c] *= factor;
-}
-
-/// Rows first .. first+count-1 as float32, `factor` times, each filled up with zeros to `width`.
-template <class T>
-void pack_rows(const Head<T>& from, int64_t first, int64_t count, int64_t channels, int64_t width,
-               float factor, float* to) {
-  for (int64_t n = 0; n < count; ++n, to += width) {
-    widen(from.row(first + n), to, channels);
-    scale_row(to, channels, factor);
-    std::fill(to + channels, to + width, 0.0f);
-  }
-}
-
-/// [tiles][channels][kTile] from rows [tiles·kTile][row_width].
-void lay_across(const float* rows, int64_t tiles, int64_t channels, int64_t row_width, float* to) {
-  for (int64_t tile = 0; tile < tiles; ++tile, to += channels * kTile, rows += kTile * row_width)
-    for (int64_t first = 0; first < kTile; first += 16)
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t n = first; n < first + 16; ++n) to[c * kTile + n] = rows[n * row_width + c];
-}
-
-/// The packed keys and values of one head at a time, in memory that its thread keeps.
-template <class T>
-class Packer {
- public:
-  Packer(const Sizes& sizes, const Tensor& k, const Tensor& v, const AttentionRule& rule,
-         bool backward)
-      : s_(sizes), k_(k), v_(v), rule_(rule), backward_(backward) {
-    const size_t padded = static_cast<size_t>(sizes.key_tiles * kTile);
-    key_rows_.assign(padded * static_cast<size_t>(sizes.row_width), 0.0f);
-    value_rows_.assign(padded * static_cast<size_t>(sizes.value_row_width), 0.0f);
-    keys_across_.resize(padded * static_cast<size_t>(sizes.width));
-    if (backward) values_across_.resize(padded * static_cast<size_t>(sizes.value_width));
-    shut_.resize(padded);
-    any_shut_.resize(static_cast<size_t>(sizes.key_tiles));
-  }
-
-  const PackedKeys& head(int64_t b, int64_t kv_head) {
-    if (b == batch_ && kv_head == kv_head_) return packed_;
-    if (b != batch_) close_keys(b);
-    batch_ = b;
-    kv_head_ = kv_head;
-    pack_rows(Head<T>(k_, b, kv_head), 0, s_.keys, s_.width, s_.row_width, 1.0f, key_rows_.data());
-    pack_rows(Head<T>(v_, b, kv_head), 0, s_.keys, s_.value_width, s_.value_row_width, 1.0f,
-              value_rows_.data());
-    lay_across(key_rows_.data(), s_.key_tiles, s_.width, s_.row_width, keys_across_.data());
-    if (backward_)
-      lay_across(value_rows_.data(), s_.key_tiles, s_.value_width, s_.value_row_width,
-                 values_across_.data());
-    packed_ = {s_.keys,          s_.width,           s_.row_width,
-               s_.value_width,   s_.value_row_width, keys_across_.data(),
-               key_rows_.data(), value_rows_.data(), values_across_.data(),
-               shut_.data(),     any_shut_.data()};
-    return packed_;
-  }
-
- private:
-  void close_keys(int64_t b) {
-    const bool* valid =
-        rule_.key_valid.defined() ? rule_.key_valid.data_ptr<bool>() + b * s_.keys : nullptr;
-    std::fill(any_shut_.begin(), any_shut_.end(), uint8_t{0});
-    for (int64_t n = 0; n < s_.key_tiles * kTile; ++n) {
-      const bool open = n < s_.keys && (!valid || valid[n]);
-      shut_[static_cast<size_t>(n)] = open ? 0.0f : -std::numeric_limits<float>::infinity();
-      if (!open) any_shut_[static_cast<size_t>(n / kTile)] = 1;
-    }
-  }
-
-  const Sizes& s_;
-  const Tensor &k_, &v_;
-  const AttentionRule& rule_;
-  bool backward_;
-  int64_t batch_ = -1, kv_head_ = -1;
-  std::vector<float> key_rows_, value_rows_, keys_across_, values_across_, shut_;
-  std::vector<uint8_t> any_shut_;
-  PackedKeys packed_;
+/// Float32 rows, in the tensor itself or packed.
+struct FloatRows {
+  const float* data;
+  int64_t stride;
+  const float* row(int64_t n) const { return data + n * stride; }
 };
 
-QueryTile query_tile(const Sizes& s, const AttentionRule& rule, int64_t first, const float* rows) {
-  QueryTile tile;
-  tile.rows = rows;
-  tile.count = std::min(kTile, s.queries - first);
-  tile.causal = rule.causal;
-  tile.last_key = first + s.keys - s.queries;
-  return tile;
+/// FloatRows first .. first+count-1 as float32, each filled up with zeros to `width`.
+template <class T>
+FloatRows pack_rows(const Head<T>& from, int64_t first, int64_t count, int64_t channels,
+                    int64_t width, const Scratch& memory) {
+  float* to = memory.data();
+  for (int64_t n = 0; n < count; ++n, to += width) {
+    widen(from.row(first + n), to, channels);
+    std::fill(to + channels, to + width, 0.0f);
+  }
+  return {memory.data(), width};
+}
+
+/// The same rows where they lie, if that serves a product which reads them number by number.
+template <class T>
+FloatRows read_rows(const Head<T>& from, int64_t first, int64_t count, int64_t channels,
+                    const Scratch& memory) {
+  if constexpr (std::is_same_v<T, float>)
+    return {from.row(first), from.stride};
+  else
+    return pack_rows(from, first, count, channels, channels, memory);
+}
+
+/// Memory for read_rows.
+template <class T>
+Scratch unless_float(int64_t count) {
+  return std::is_same_v<T, float> ? Scratch() : Scratch(count);
+}
+
+/// factor · from into `to`, which may be `from`.
+void scale_row(const float* from, int64_t n, float factor, float* to) {
+  using L = Lanes<float>;
+  int64_t c = 0;
+  for (; c + L::kCount <= n; c += L::kCount) L::store(to + c, L::load(from + c) * factor);
+  for (; c < n; ++c) to[c] = from[c] * factor;
+}
+
+/// `factor` times rows [count][width] into rows of a head; the rows themselves may change.
+template <class T>
+void put_rows(float* rows, int64_t count, int64_t channels, int64_t width, float factor,
+              const Head<T>& to, int64_t first) {
+  for (int64_t n = 0; n < count; ++n, rows += width) {
+    if constexpr (std::is_same_v<T, float>) {
+      scale_row(rows, channels, factor, to.row(first + n));
+    } else {
+      scale_row(rows, channels, factor, rows);
+      narrow(rows, to.row(first + n), channels);
+    }
+  }
 }
 
 /// [B,H,N,C] that lies in memory as [B,N,H,C].
@@ -154,171 +96,403 @@ Tensor heads_inside(const Tensor& like, int64_t b, int64_t h, int64_t n, int64_t
   return at::empty({b, n, h, c}, like.options()).transpose(1, 2);
 }
 
+struct Inputs {
+  const AttentionSizes& sizes;
+  const Sight& sight;
+  const AttentionTiles& tiles;
+  const Turn& turn;
+  float scale;
+  const Tensor &q, &k, &v;
+
+  /// Place of a query among the keys.
+  int64_t place(int64_t query) const { return query + sizes.keys - sizes.queries; }
+};
+
+/// The outputs of one tile of queries after the other.
 template <class T>
-void forward_tiles(const Sizes& s, const Tensor& q, const Tensor& k, const Tensor& v,
-                   const AttentionRule& rule, AttentionForward& result) {
-  const AttentionTiles& tiles = *simd_levels().front().attention;
-  const float factor = static_cast<float>(rule.scale * kLogE);
-  float* log_sums = result.log_sum.template data_ptr<float>();
-  at::parallel_for(0, s.batch * s.heads * s.query_tiles, 1, [&](int64_t begin, int64_t end) {
-    Packer<T> packer(s, k, v, rule, false);
-    std::vector<float> rows(static_cast<size_t>(kTile * s.row_width));
-    std::vector<float> out(static_cast<size_t>(kTile * s.value_row_width));
-    std::vector<float> scores(static_cast<size_t>(kTile * kTile));
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t first = item % s.query_tiles * kTile;
-      const int64_t head = item / s.query_tiles;
-      const int64_t b = head / s.heads, h = head % s.heads;
-      const QueryTile tile = query_tile(s, rule, first, rows.data());
-      pack_rows(Head<T>(q, b, h), first, tile.count, s.width, s.row_width, factor, rows.data());
-      tiles.forward(packer.head(b, h / s.group()), tile, out.data(),
-                    log_sums + head * s.queries + first, scores.data());
-      const Head<T> to(result.out, b, h);
-      for (int64_t r = 0; r < tile.count; ++r)
-        narrow(out.data() + r * s.value_row_width, to.row(first + r), s.value_width);
+class ForwardWorker {
+ public:
+  ForwardWorker(const Inputs& in, const AttentionResult& result)
+      : in_(in),
+        s_(in.sizes),
+        result_(result),
+        keys_memory_(s_.keys * s_.width),
+        values_memory_(s_.keys * s_.padded_value_width),
+        rows_memory_(kTile * s_.width),
+        across_(kTile * s_.width),
+        out_(kTile * s_.padded_value_width),
+        scores_(kTile * kTile) {
+    softmax_.out = out_.data();
+  }
+
+  void tile(int64_t b, int64_t h, int64_t first) {
+    load(b, h / s_.group());
+    spot_.batch = b;
+    spot_.head = h;
+    spot_.first = first;
+    spot_.count = std::min(kTile, s_.queries - first);
+    const FloatRows rows =
+        rows_to_multiply(in_.q, b, h, first, spot_.count, rows_memory_, in_.place(first));
+    in_.tiles.lay_across(rows.data, rows.stride, spot_.count, s_.width,
+                         in_.scale * static_cast<float>(kLogE), across_.data());
+    QueryTile queries;
+    queries.count = spot_.count;
+    queries.width = s_.width;
+    queries.value_width = s_.value_width;
+    queries.across = across_.data();
+    std::fill_n(softmax_.most, kTile, -kInfinity);
+    std::fill_n(softmax_.total, kTile, 0.0f);
+    std::fill_n(softmax_.out, spot_.count * s_.padded_value_width, 0.0f);
+    const Sight::Range range = in_.sight.range(first, spot_.count);
+    for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
+      KeyTile keys = in_.sight.look(spot_, key);
+      if (keys.count == 0) continue;
+      keys.keys = keys_.row(key);
+      keys.key_stride = keys_.stride;
+      keys.values = values_.row(key);
+      keys.value_stride = values_.stride;
+      in_.tiles.forward(queries, keys, softmax_, scores_.data());
     }
-  });
+    float* log_sum = result_.log_sum_exp.template data_ptr<float>();
+    in_.tiles.finish(queries, softmax_, log_sum + (b * s_.heads + h) * s_.queries + first);
+    put_rows(softmax_.out, spot_.count, s_.value_width, s_.padded_value_width, 1.0f,
+             Head<T>(result_.out, b, h), first);
+  }
+
+ private:
+  /// Rows of queries or keys, turned where the rule says so; the first has place `place`.
+  FloatRows rows_to_multiply(const Tensor& x, int64_t b, int64_t h, int64_t first, int64_t count,
+                             const Scratch& memory, int64_t place) const {
+    if (!in_.turn) return read_rows(Head<T>(x, b, h), first, count, s_.width, memory);
+    const FloatRows rows = pack_rows(Head<T>(x, b, h), first, count, s_.width, s_.width, memory);
+    in_.turn(memory.data(), s_.width, count, b, place);
+    return rows;
+  }
+
+  void load(int64_t b, int64_t kv_head) {
+    if (b == batch_ && kv_head == kv_head_) return;
+    batch_ = b;
+    kv_head_ = kv_head;
+    keys_ = rows_to_multiply(in_.k, b, kv_head, 0, s_.keys, keys_memory_, 0);
+    values_ = pack_rows(Head<T>(in_.v, b, kv_head), 0, s_.keys, s_.value_width,
+                        s_.padded_value_width, values_memory_);
+  }
+
+  const Inputs& in_;
+  const AttentionSizes& s_;
+  const AttentionResult& result_;
+  Scratch keys_memory_, values_memory_, rows_memory_, across_, out_, scores_;
+  Sight::Spot spot_;
+  RunningSoftmax softmax_;
+  int64_t batch_ = -1, kv_head_ = -1;
+  FloatRows keys_, values_;
+};
+
+template <class T>
+void forward_tiles(const Inputs& in, const AttentionResult& result) {
+  const AttentionSizes& s = in.sizes;
+  // A head's tiles stay together where there are heads enough: its keys are packed once.
+  const int64_t heads = s.batch * s.heads;
+  const int64_t most = std::max<int64_t>(1, 4 * at::get_num_threads() / heads);
+  const int64_t chunks = std::min(s.query_tiles, most);
+  in_turns(
+      heads * chunks, [&] { return ForwardWorker<T>(in, result); },
+      [&](ForwardWorker<T>& worker, int64_t item) {
+        const int64_t head = item / chunks;
+        // The last queries first: under causal rules they have the most to do.
+        const int64_t chunk = chunks - 1 - item % chunks;
+        for (int64_t tile = s.query_tiles * (chunk + 1) / chunks - 1;
+             tile >= s.query_tiles * chunk / chunks; --tile)
+          worker.tile(head / s.heads, head % s.heads, tile * kTile);
+      });
 }
+
+/// Where gradients of the biases are summed.
+struct BiasSums {
+  Tensor bias;     // as the bias itself, float32; undefined where nobody asks
+  Tensor offsets;  // [parts,B,H,Nq+Nk-1] float64, in the order that Sight has
+};
 
 /// What a thread needs for the gradient of one head of keys after the other.
 template <class T>
 class BackwardWorker {
  public:
-  BackwardWorker(const Sizes& sizes, const AttentionRule& rule, const Tensor& gradient,
-                 const Tensor& q, const Tensor& k, const Tensor& v, const AttentionForward& forward)
-      : s_(sizes),
-        rule_(rule),
-        gradient_(gradient),
-        q_(q),
+  BackwardWorker(const Inputs& in, const AttentionSlopes& slopes, const AttentionResult& forward,
+                 const AttentionBackward& result, const BiasSums& sums, int64_t part)
+      : in_(in),
+        s_(in.sizes),
+        slopes_(slopes),
         forward_(forward),
-        packer_(sizes, k, v, rule, true),
-        rows_(static_cast<size_t>(kTile * sizes.row_width)),
-        query_gradient_(rows_.size()),
-        slope_rows_(static_cast<size_t>(kTile * sizes.value_row_width)),
-        out_rows_(slope_rows_.size()),
-        weights_(static_cast<size_t>(kTile * kTile)),
-        slopes_(weights_.size()),
-        key_gradient_(static_cast<size_t>(sizes.key_tiles * kTile * sizes.row_width)),
-        value_gradient_(static_cast<size_t>(sizes.key_tiles * kTile * sizes.value_row_width)) {}
+        result_(result),
+        sums_(sums),
+        part_(part),
+        keys_memory_(s_.keys * s_.padded_width),
+        values_memory_(unless_float<T>(s_.keys * s_.value_width)),
+        key_gradient_(s_.keys * s_.padded_width),
+        value_gradient_(s_.keys * s_.padded_value_width),
+        rows_(kTile * s_.padded_width),
+        across_(kTile * s_.width),
+        query_gradient_(kTile * s_.padded_width),
+        gradient_rows_(kTile * s_.padded_value_width),
+        gradient_across_(kTile * s_.value_width),
+        out_memory_(unless_float<T>(kTile * s_.value_width)),
+        weights_(kTile * kTile),
+        score_gradient_(kTile * kTile) {}
 
-  void head(int64_t b, int64_t kv_head, AttentionBackward& result) {
-    part(b, kv_head, 0, 1, result);
-    finish(b, kv_head, result);
-  }
-
-  /// Every `parts`-th tile of queries of a head from `first_tile` on; add() and finish() follow.
-  void part(int64_t b, int64_t kv_head, int64_t first_tile, int64_t parts,
-            AttentionBackward& result) {
-    std::fill(key_gradient_.begin(), key_gradient_.end(), 0.0f);
-    std::fill(value_gradient_.begin(), value_gradient_.end(), 0.0f);
+  /// Every `parts`-th tile of queries from `part` on; finish() follows.
+  void head(int64_t b, int64_t kv_head, int64_t parts) {
+    keys_ =
+        pack_rows(Head<T>(in_.k, b, kv_head), 0, s_.keys, s_.width, s_.padded_width, keys_memory_);
+    values_ = read_rows(Head<T>(in_.v, b, kv_head), 0, s_.keys, s_.value_width, values_memory_);
+    std::fill_n(key_gradient_.data(), s_.keys * s_.padded_width, 0.0f);
+    std::fill_n(value_gradient_.data(), s_.keys * s_.padded_value_width, 0.0f);
     for (int64_t h = kv_head * s_.group(); h < (kv_head + 1) * s_.group(); ++h)
-      for (int64_t first = first_tile * kTile; first < s_.queries; first += parts * kTile)
-        tile(b, h, kv_head, first, result);
+      for (int64_t tile = part_; tile < s_.query_tiles; tile += parts)
+        query_tile(b, h, tile * kTile);
   }
 
   /// Adds what another part has found for the same keys and values.
   void add(const BackwardWorker& other) {
-    for (size_t i = 0; i < key_gradient_.size(); ++i) key_gradient_[i] += other.key_gradient_[i];
-    for (size_t i = 0; i < value_gradient_.size(); ++i)
-      value_gradient_[i] += other.value_gradient_[i];
+    add(other.key_gradient_, s_.keys * s_.padded_width, key_gradient_);
+    add(other.value_gradient_, s_.keys * s_.padded_value_width, value_gradient_);
   }
 
-  void finish(int64_t b, int64_t kv_head, AttentionBackward& result) {
-    // The tiles saw queries that were log2(e)·scale times the real ones.
-    put(key_gradient_, Head<T>(result.k, b, kv_head), 0, s_.keys, s_.width, s_.row_width,
-        static_cast<float>(1.0 / kLogE));
-    put(value_gradient_, Head<T>(result.v, b, kv_head), 0, s_.keys, s_.value_width,
-        s_.value_row_width, 1.0f);
+  void finish(int64_t b, int64_t kv_head) {
+    in_.turn(key_gradient_.data(), s_.padded_width, s_.keys, b, 0, true);
+    put_rows(key_gradient_.data(), s_.keys, s_.width, s_.padded_width, in_.scale,
+             Head<T>(result_.k, b, kv_head), 0);
+    put_rows(value_gradient_.data(), s_.keys, s_.value_width, s_.padded_value_width, 1.0f,
+             Head<T>(result_.v, b, kv_head), 0);
   }
 
  private:
-  void tile(int64_t b, int64_t h, int64_t kv_head, int64_t first, AttentionBackward& result) {
-    const QueryTile queries = query_tile(s_, rule_, first, rows_.data());
-    pack_rows(Head<T>(q_, b, h), first, queries.count, s_.width, s_.row_width,
-              static_cast<float>(rule_.scale * kLogE), rows_.data());
-    pack_rows(Head<T>(gradient_, b, h), first, queries.count, s_.value_width, s_.value_row_width,
-              1.0f, slope_rows_.data());
-    pack_rows(Head<T>(forward_.out, b, h), first, queries.count, s_.value_width, s_.value_row_width,
-              1.0f, out_rows_.data());
-    const float* log_sum =
-        forward_.log_sum.template data_ptr<float>() + (b * s_.heads + h) * s_.queries + first;
-    simd_levels().front().attention->backward(packer_.head(b, kv_head), queries, slope_rows_.data(),
-                                              out_rows_.data(), log_sum, query_gradient_.data(),
-                                              key_gradient_.data(), value_gradient_.data(),
-                                              weights_.data(), slopes_.data());
-    put(query_gradient_, Head<T>(result.q, b, h), first, queries.count, s_.width, s_.row_width,
-        static_cast<float>(rule_.scale));
+  static void add(const Scratch& from, int64_t count, const Scratch& to) {
+    for (int64_t i = 0; i < count; ++i) to.data()[i] += from.data()[i];
   }
 
-  void put(std::vector<float>& rows, const Head<T>& to, int64_t first, int64_t count,
-           int64_t channels, int64_t width, float factor) {
-    for (int64_t r = 0; r < count; ++r) {
-      float* row = rows.data() + r * width;
-      scale_row(row, channels, factor);
-      narrow(row, to.row(first + r), channels);
+  void query_tile(int64_t b, int64_t h, int64_t first) {
+    spot_.batch = b;
+    spot_.head = h;
+    spot_.first = first;
+    spot_.count = std::min(kTile, s_.queries - first);
+    const QueryTile queries = load(b, h, first);
+    std::fill_n(query_gradient_.data(), spot_.count * s_.padded_width, 0.0f);
+    const Sight::Range range = in_.sight.range(first, spot_.count);
+    for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
+      KeyTile keys = in_.sight.look(spot_, key);
+      if (keys.count == 0) continue;
+      keys.keys = keys_.row(key);
+      keys.key_stride = keys_.stride;
+      keys.values = values_.row(key);
+      keys.value_stride = values_.stride;
+      in_.tiles.backward(queries, keys,
+                         {query_gradient_.data(), key_gradient_.data() + key * s_.padded_width,
+                          value_gradient_.data() + key * s_.padded_value_width, weights_.data(),
+                          score_gradient_.data()});
+      add_biases(keys, key);
+    }
+    in_.turn(query_gradient_.data(), s_.padded_width, spot_.count, b, in_.place(first), true);
+    put_rows(query_gradient_.data(), spot_.count, s_.width, s_.padded_width, in_.scale,
+             Head<T>(result_.q, b, h), first);
+  }
+
+  /// Packs queries, gradients and what the softmax of each query was.
+  QueryTile load(int64_t b, int64_t h, int64_t first) {
+    const int64_t count = spot_.count;
+    const FloatRows rows =
+        pack_rows(Head<T>(in_.q, b, h), first, count, s_.width, s_.padded_width, rows_);
+    in_.turn(rows_.data(), s_.padded_width, count, b, in_.place(first));
+    in_.tiles.lay_across(rows.data, rows.stride, count, s_.width,
+                         in_.scale * static_cast<float>(kLogE), across_.data());
+    const FloatRows gradient = pack_rows(Head<T>(slopes_.out, b, h), first, count, s_.value_width,
+                                         s_.padded_value_width, gradient_rows_);
+    in_.tiles.lay_across(gradient.data, gradient.stride, count, s_.value_width, 1.0f,
+                         gradient_across_.data());
+    const FloatRows out =
+        read_rows(Head<T>(forward_.out, b, h), first, count, s_.value_width, out_memory_);
+    const int64_t at = (b * s_.heads + h) * s_.queries + first;
+    const float* log_sum = forward_.log_sum_exp.template data_ptr<float>() + at;
+    for (int64_t r = 0; r < kTile; ++r) {
+      const bool some = r < count && log_sum[r] != -kInfinity;
+      log_sum_[r] = some ? log_sum[r] * static_cast<float>(kLogE) : kInfinity;
+    }
+    std::fill_n(inner_, kTile, 0.0f);
+    for (int64_t r = 0; r < count; ++r)
+      inner_[r] = inner_product(out.row(r), gradient.row(r), s_.value_width);
+    if (slopes_.log_sum_exp.defined()) {
+      const float* of_sum = slopes_.log_sum_exp.template data_ptr<float>() + at;
+      for (int64_t r = 0; r < count; ++r) inner_[r] -= of_sum[r];
+    }
+    QueryTile tile;
+    tile.count = count;
+    tile.width = s_.width;
+    tile.value_width = s_.value_width;
+    tile.across = across_.data();
+    tile.rows = rows.data;
+    tile.gradient_across = gradient_across_.data();
+    tile.gradient_rows = gradient.data;
+    tile.log_sum = log_sum_;
+    tile.inner = inner_;
+    return tile;
+  }
+
+  static float inner_product(const float* a, const float* b, int64_t n) {
+    using L = Lanes<float>;
+    L::Vector sums{};
+    int64_t i = 0;
+    for (; i + L::kCount <= n; i += L::kCount) sums += L::load(a + i) * L::load(b + i);
+    float total = L::sum(sums);
+    for (; i < n; ++i) total += a[i] * b[i];
+    return total;
+  }
+
+  void add_biases(const KeyTile& keys, int64_t first_key) {
+    if (sums_.bias.defined()) {
+      const Tensor& bias = sums_.bias;
+      float* to = bias.template data_ptr<float>() +
+                  (bias.size(0) == 1 ? 0 : spot_.batch * bias.stride(0)) +
+                  (bias.size(1) == 1 ? 0 : spot_.head * bias.stride(1)) +
+                  spot_.first * bias.stride(2) + first_key;
+      in_.tiles.add_dense(score_gradient_.data(), spot_.count, keys.count, to, bias.stride(2));
+    }
+    if (sums_.offsets.defined()) {
+      const int64_t head = (part_ * s_.batch + spot_.batch) * s_.heads + spot_.head;
+      double* to = sums_.offsets.template data_ptr<double>() + head * sums_.offsets.size(3);
+      in_.tiles.add_offsets(score_gradient_.data(), spot_.count, keys.count,
+                            to + in_.sight.first_offset(spot_, keys, first_key));
     }
   }
 
-  const Sizes& s_;
-  const AttentionRule& rule_;
-  const Tensor &gradient_, &q_;
-  const AttentionForward& forward_;
-  Packer<T> packer_;
-  std::vector<float> rows_, query_gradient_, slope_rows_, out_rows_, weights_, slopes_;
-  std::vector<float> key_gradient_, value_gradient_;
+  const Inputs& in_;
+  const AttentionSizes& s_;
+  const AttentionSlopes& slopes_;
+  const AttentionResult& forward_;
+  const AttentionBackward& result_;
+  const BiasSums& sums_;
+  int64_t part_;
+  Scratch keys_memory_, values_memory_, key_gradient_, value_gradient_;
+  Scratch rows_, across_, query_gradient_, gradient_rows_, gradient_across_, out_memory_;
+  Scratch weights_, score_gradient_;
+  alignas(64) float log_sum_[kTile];
+  alignas(64) float inner_[kTile];
+  Sight::Spot spot_;
+  FloatRows keys_, values_;
 };
+
+/// How the backward pass is divided: an item is all heads whose gradients meet in one bias, and
+/// where items are few, several threads share the queries of each head.
+struct Division {
+  int64_t batches = 1, kv_heads = 1;  // of an item
+  int64_t items, parts;
+
+  Division(const AttentionSizes& s, const AttentionRule& rule, bool bias) {
+    if (bias && rule.bias.size(0) == 1) batches = s.batch;
+    if (bias && rule.bias.size(1) == 1) kv_heads = s.kv_heads;
+    items = s.batch / batches * (s.kv_heads / kv_heads);
+    parts = std::min(s.query_tiles, (kLeastItems + items - 1) / items);
+  }
+
+  /// body(batch entry, key head) for the heads of an item.
+  template <class Body>
+  void heads(const AttentionSizes& s, int64_t item, const Body& body) const {
+    const int64_t across = s.kv_heads / kv_heads;
+    const int64_t b = item / across * batches, h = item % across * kv_heads;
+    for (int64_t i = b; i < b + batches; ++i)
+      for (int64_t j = h; j < h + kv_heads; ++j) body(i, j);
+  }
+};
+
+template <class T>
+void backward_tiles(const Inputs& in, const Division& division, const AttentionSlopes& slopes,
+                    const AttentionResult& forward, const AttentionBackward& result,
+                    const BiasSums& sums) {
+  using Worker = BackwardWorker<T>;
+  const auto make = [&](int64_t part) {
+    return std::make_unique<Worker>(in, slopes, forward, result, sums, part);
+  };
+  if (division.parts == 1) {
+    in_turns(
+        division.items, [&] { return make(0); },
+        [&](std::unique_ptr<Worker>& worker, int64_t item) {
+          division.heads(in.sizes, item, [&](int64_t b, int64_t kv_head) {
+            worker->head(b, kv_head, 1);
+            worker->finish(b, kv_head);
+          });
+        });
+    return;
+  }
+  std::vector<std::unique_ptr<Worker>> workers;
+  for (int64_t part = 0; part < division.parts; ++part) workers.push_back(make(part));
+  for (int64_t item = 0; item < division.items; ++item)
+    division.heads(in.sizes, item, [&](int64_t b, int64_t kv_head) {
+      in_turns(
+          division.parts, [] { return 0; },
+          [&](int, int64_t part) { workers[part]->head(b, kv_head, division.parts); });
+      for (int64_t part = 1; part < division.parts; ++part) workers[0]->add(*workers[part]);
+      workers[0]->finish(b, kv_head);
+    });
+}
+
+/// [H|1,Nq+Nk-1] from sums in the tiles' order.
+Tensor offset_gradient(const Tensor& sums, const Tensor& bias) {
+  Tensor total = at::zeros(sums.sizes().slice(2), sums.options());
+  for (int64_t part = 0; part < sums.size(0); ++part)
+    for (int64_t b = 0; b < sums.size(1); ++b) total += sums[part][b];
+  if (bias.size(0) == 1) {
+    Tensor shared = at::zeros_like(total[0]);
+    for (int64_t h = 0; h < total.size(0); ++h) shared += total[h];
+    total = shared.unsqueeze(0);
+  }
+  return total.flip(-1).to(at::kFloat);
+}
 
 }  // namespace
 
-AttentionForward attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                   const AttentionRule& rule) {
+AttentionResult attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                  const AttentionRule& rule) {
   RECORD_FUNCTION("formwork::attention", std::vector<c10::IValue>({q, k, rule.causal}));
-  const Sizes s(q, k, v);
-  AttentionForward result;
+  const AttentionSizes s(q, k, v);
+  const AttentionTiles& tiles = *simd_levels().front().attention;
+  const Sight sight(s, rule, tiles);
+  AttentionResult result;
   result.out = heads_inside(q, s.batch, s.heads, s.queries, s.value_width);
-  result.log_sum = at::empty({s.batch, s.heads, s.queries}, q.options().dtype(at::kFloat));
-  if (q.scalar_type() == at::kFloat)
-    forward_tiles<float>(s, q, k, v, rule, result);
+  result.log_sum_exp = at::empty({s.batch, s.heads, s.queries}, q.options().dtype(at::kFloat));
+  const Turn turn(rule);
+  const Inputs in{s, sight, tiles, turn, static_cast<float>(rule.scale), q, k, v};
+  if (attention_streams(q, k) && !turn)
+    attention_stream(s, sight, q, k, v, rule.scale, result);
+  else if (q.scalar_type() == at::kFloat)
+    forward_tiles<float>(in, result);
   else
-    forward_tiles<c10::BFloat16>(s, q, k, v, rule, result);
+    forward_tiles<c10::BFloat16>(in, result);
   return result;
 }
 
-AttentionBackward attention_backward(const Tensor& gradient, const Tensor& q, const Tensor& k,
-                                     const Tensor& v, const AttentionForward& forward,
-                                     const AttentionRule& rule) {
+AttentionBackward attention_backward(const AttentionSlopes& slopes, const Tensor& q,
+                                     const Tensor& k, const Tensor& v,
+                                     const AttentionResult& forward, const AttentionRule& rule) {
   RECORD_FUNCTION("formwork::attention_backward", std::vector<c10::IValue>({q, k, rule.causal}));
-  const Sizes s(q, k, v);
+  const AttentionSizes s(q, k, v);
+  const AttentionTiles& tiles = *simd_levels().front().attention;
+  const Sight sight(s, rule, tiles);
   AttentionBackward result;
   result.q = heads_inside(q, s.batch, s.heads, s.queries, s.width);
   result.k = heads_inside(k, s.batch, s.kv_heads, s.keys, s.width);
   result.v = heads_inside(v, s.batch, s.kv_heads, s.keys, s.value_width);
-  const int64_t parts = s.batch * s.kv_heads == 1 ? std::min(kParts, s.query_tiles) : 1;
-  const auto run = [&](auto type) {
-    using Worker = BackwardWorker<decltype(type)>;
-    if (parts > 1) {
-      std::vector<std::unique_ptr<Worker>> workers(static_cast<size_t>(parts));
-      at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          auto& worker = workers[static_cast<size_t>(i)];
-          worker = std::make_unique<Worker>(s, rule, gradient, q, k, v, forward);
-          worker->part(0, 0, i, parts, result);
-        }
-      });
-      for (int64_t i = 1; i < parts; ++i) workers.front()->add(*workers[static_cast<size_t>(i)]);
-      workers.front()->finish(0, 0, result);
-      return;
-    }
-    at::parallel_for(0, s.batch * s.kv_heads, 1, [&](int64_t begin, int64_t end) {
-      Worker worker(s, rule, gradient, q, k, v, forward);
-      for (int64_t item = begin; item < end; ++item)
-        worker.head(item / s.kv_heads, item % s.kv_heads, result);
-    });
-  };
+  const Division division(s, rule, slopes.bias);
+  BiasSums sums;
+  if (slopes.bias) sums.bias = at::zeros(rule.bias.sizes(), rule.bias.options());
+  if (slopes.offset_bias)
+    sums.offsets = at::zeros({division.parts, s.batch, s.heads, s.queries + s.keys - 1},
+                             rule.offset_bias.options().dtype(at::kDouble));
+  const Turn turn(rule);
+  const Inputs in{s, sight, tiles, turn, static_cast<float>(rule.scale), q, k, v};
   if (q.scalar_type() == at::kFloat)
-    run(float{});
+    backward_tiles<float>(in, division, slopes, forward, result, sums);
   else
-    run(c10::BFloat16{});
+    backward_tiles<c10::BFloat16>(in, division, slopes, forward, result, sums);
+  result.bias = sums.bias;
+  if (slopes.offset_bias) result.offset_bias = offset_gradient(sums.offsets, rule.offset_bias);
   return result;
 }
 

@@ -39,6 +39,10 @@ void narrow(const float* from, T* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]);
 }
 
+inline void widen(const float* from, float* to, int64_t n) {
+  std::memcpy(to, from, sizeof(float) * static_cast<size_t>(n));
+}
+
 typedef uint16_t FourShorts __attribute__((vector_size(8)));
 typedef uint32_t FourWords __attribute__((vector_size(16)));
 

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "kernels/simd/attention_stream.h"
 #include "kernels/simd/attention_tiles.h"
 #include "kernels/simd/packed_rows.h"
 #include "kernels/simd/squash_rows.h"
@@ -12,6 +13,7 @@ namespace formwork::cpu {
 /// What was compiled for one instruction set.
 struct SimdLevel {
   const AttentionTiles* attention;
+  const AttentionStream* stream;
   const SquashRows* squash;
   const PackedProducts* packed;
 };

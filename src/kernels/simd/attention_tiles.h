@@ -1,51 +1,78 @@
-// Softmax attention of one tile of queries over packed keys and values, for every instruction set.
+// Softmax attention of one tile of queries and one tile of keys, for every instruction set.
 #pragma once
 
 #include <cstdint>
 
 namespace formwork {
 
-/// Queries and keys of a tile.
+/// Most queries and keys of a tile.
 constexpr int64_t kTile = 64;
-/// Widths of packed rows are multiples of this.
+/// Rows that products write or read side by side are as long as a multiple of this.
 constexpr int64_t kWidthUnit = 16;
 
-/// The keys and values of one head, packed: tiles of kTile keys, the last one filled up with zeros.
-struct PackedKeys {
-  int64_t keys = 0;         // real ones
-  int64_t width = 0;        // K, channels of queries and keys
-  int64_t row_width = 0;    // K rounded up to kWidthUnit
-  int64_t value_width = 0;  // V
-  int64_t value_row_width = 0;
-  const float* keys_across = nullptr;    // [tiles][K][kTile]
-  const float* key_rows = nullptr;       // [tiles·kTile][row_width]; backward only
-  const float* value_rows = nullptr;     // [tiles·kTile][value_row_width]; forward only
-  const float* values_across = nullptr;  // [tiles][V][kTile]; backward only
-  const float* shut = nullptr;           // [tiles·kTile]: 0, or -infinity where nobody may look
-  const uint8_t* any_shut = nullptr;     // [tiles]: whether `shut` matters there
+/// Query r of a tile sees key c of a tile where low <= c - r <= high; both within ±kTile.
+struct Band {
+  int64_t low = -kTile, high = kTile;
 };
 
-/// A tile of queries, scaled by scale · log2(e), so that softmax is a power of two.
+/// A tile of queries and, in the backward pass, of the gradient of their outputs. "Across" means
+/// [channels][kTile], zeros beyond `count`.
 struct QueryTile {
-  const float* rows = nullptr;  // [count][row_width]
   int64_t count = 0;
-  int64_t last_key = -1;  // causal: row r sees keys up to last_key + r; -1 - count or less is none
-  bool causal = false;
+  int64_t width = 0;              // K
+  int64_t value_width = 0;        // V
+  const float* across = nullptr;  // K channels, times scale · log2(e): softmax by powers of two
+  const float* rows = nullptr;    // [count][K rounded up]; backward only, as what follows
+  const float* gradient_across = nullptr;  // V channels
+  const float* gradient_rows = nullptr;    // [count][V rounded up]
+  const float* log_sum = nullptr;          // [kTile], in base 2; +infinity without key or query
+  const float* inner = nullptr;            // [kTile]: Σ out · gradient
+};
+
+/// A tile of keys with their values, and what the queries at hand see of it.
+struct KeyTile {
+  int64_t count = 0;
+  const float* keys = nullptr;  // [count] rows of K; rounded up in the backward pass
+  int64_t key_stride = 0;
+  const float* values = nullptr;  // [count] rows of V; rounded up in the forward pass
+  int64_t value_stride = 0;
+  Band band;
+  const bool* open = nullptr;    // [count]; null: every key may be seen
+  const float* added = nullptr;  // [count] rows of kTile queries: log2(e) · bias; null: none
+  int64_t added_stride = 0;
+};
+
+/// The softmax of a tile of queries over the keys met so far.
+struct RunningSoftmax {
+  float most[kTile], total[kTile];  // largest score, in base 2, and Σ 2^(score - most)
+  float* out;                       // [count][V rounded up]: Σ 2^(score - most) · value
+};
+
+struct BackwardTile {
+  float* query_gradient;  // [count][K rounded up], of the scores' unscaled products; added to
+  float* key_gradient;    // [keys][K rounded up], likewise
+  float* value_gradient;  // [keys][V rounded up], added to
+  float* weights;         // kTile · kTile of scratch
+  float* score_gradient;  // [keys][kTile]: written, 0 at closed pairs
 };
 
 struct AttentionTiles {
   const char* name;
-  /// out [count][value_row_width] and the base-2 logarithm of the sum of weights [count], +infinity
-  /// for a query without a key (its output is 0). `scores` holds kTile·kTile floats.
-  void (*forward)(const PackedKeys& keys, const QueryTile& queries, float* out, float* log_sum,
+  /// Rows [count][channels] → [channels][kTile], times `factor`, zeros beyond `count`.
+  void (*lay_across)(const float* rows, int64_t stride, int64_t count, int64_t channels,
+                     float factor, float* to);
+  /// The running softmax goes on with one more tile of keys. `scores` is kTile · kTile of scratch.
+  void (*forward)(const QueryTile& queries, const KeyTile& keys, RunningSoftmax& softmax,
                   float* scores);
-  /// Adds to the gradients of keys (in units of the scaled queries) and values [tiles·kTile rows],
-  /// writes that of the queries [count][row_width], still to be multiplied by `scale`.
-  /// `out` and its `gradient` [count][value_row_width]. `weights` and `slopes` hold kTile·kTile
-  /// floats each.
-  void (*backward)(const PackedKeys& keys, const QueryTile& queries, const float* gradient,
-                   const float* out, const float* log_sum, float* query_gradient,
-                   float* key_gradient, float* value_gradient, float* weights, float* slopes);
+  /// Outputs in place, and ln Σ e^score [count]: -infinity, and outputs of 0, for a query without
+  /// a key.
+  void (*finish)(const QueryTile& queries, RunningSoftmax& softmax, float* log_sum);
+  void (*backward)(const QueryTile& queries, const KeyTile& keys, const BackwardTile& to);
+  /// to[r][c] += gradient[c][r], the gradient of a dense bias.
+  void (*add_dense)(const float* score_gradient, int64_t queries, int64_t keys, float* to,
+                    int64_t stride);
+  /// to[r - c + keys - 1] += gradient[c][r], the gradient of a bias by offset.
+  void (*add_offsets)(const float* score_gradient, int64_t queries, int64_t keys, double* to);
 };
 
 }  // namespace formwork
