@@ -13,7 +13,7 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr const char* kWhere = "attention";
+constexpr const char* kAttention = "attention";
 
 /// Kept with the context: what has gradients is saved beside the other tensors.
 void save_rule(AutogradContext* context, const AttentionRule& rule) {
@@ -22,6 +22,8 @@ void save_rule(AutogradContext* context, const AttentionRule& rule) {
   data["scale"] = rule.scale;
   data["back"] = rule.back;
   data["ahead"] = rule.ahead;
+  data["block"] = rule.block;
+  data["interleaved"] = rule.pairing == Pairing::interleaved;
 }
 
 AttentionRule saved_rule(AutogradContext* context) {
@@ -31,6 +33,8 @@ AttentionRule saved_rule(AutogradContext* context) {
   rule.scale = data["scale"].toDouble();
   rule.back = data["back"].toOptional<int64_t>();
   rule.ahead = data["ahead"].toOptional<int64_t>();
+  rule.block = data["block"].toInt();
+  rule.pairing = data["interleaved"].toBool() ? Pairing::interleaved : Pairing::half;
   return rule;
 }
 
@@ -67,8 +71,9 @@ struct Attention : torch::autograd::Function<Attention> {
     save_rule(context, rule);
     context->saved_data["bias"] = bias && bias->requires_grad();
     context->saved_data["offset_bias"] = offset_bias && offset_bias->requires_grad();
-    context->save_for_backward(
-        {q, k, v, rule.bias, rule.offset_bias, rule.key_valid, result.out, result.log_sum_exp});
+    context->save_for_backward({q, k, v, rule.bias, rule.offset_bias, result.out,
+                                result.log_sum_exp, rule.key_valid, rule.open_blocks, rule.cosine,
+                                rule.sine});
     context->set_materialize_grads(false);
     return {result.out, result.log_sum_exp};
   }
@@ -78,18 +83,21 @@ struct Attention : torch::autograd::Function<Attention> {
     AttentionRule rule = saved_rule(context);
     rule.bias = saved[3];
     rule.offset_bias = saved[4];
-    rule.key_valid = saved[5];
+    rule.key_valid = saved[7];
+    rule.open_blocks = saved[8];
+    rule.cosine = saved[9];
+    rule.sine = saved[10];
     const variable_list inputs(saved.begin(), saved.begin() + 5);
     if (at::GradMode::is_enabled())  // somebody will differentiate the gradient again
       return differentiable_gradients(inputs, gradients, rule);
     cpu::AttentionSlopes slopes;
-    slopes.out = gradients[0].defined() ? gradients[0] : at::zeros_like(saved[6]);
+    slopes.out = gradients[0].defined() ? gradients[0] : at::zeros_like(saved[5]);
     if (slopes.out.stride(-1) != 1) slopes.out = slopes.out.contiguous();
     if (gradients[1].defined()) slopes.log_sum_exp = gradients[1].contiguous();
     slopes.bias = context->saved_data["bias"].toBool();
     slopes.offset_bias = context->saved_data["offset_bias"].toBool();
     const cpu::AttentionBackward result =
-        cpu::attention_backward(slopes, saved[0], saved[1], saved[2], {saved[6], saved[7]}, rule);
+        cpu::attention_backward(slopes, saved[0], saved[1], saved[2], {saved[5], saved[6]}, rule);
     return {result.q, result.k, result.v, result.bias, result.offset_bias, Tensor()};
   }
 };
@@ -115,13 +123,13 @@ Tensor rows_contiguous(const Tensor& x) {
 }
 
 void check_inputs(const Tensor& q, const Tensor& k, const Tensor& v) {
-  check(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, kWhere, "found q ", q.sizes(), ", k ",
+  check(q.dim() == 4 && k.dim() == 4 && v.dim() == 4, kAttention, "found q ", q.sizes(), ", k ",
         k.sizes(), " and v ", v.sizes(), "; valid: four dimensions each, [B,H,N,K]");
   check(k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(3) == q.size(3) &&
             v.size(1) == k.size(1) && v.size(2) == k.size(2),
-        kWhere, "found q ", q.sizes(), ", k ", k.sizes(), " and v ", v.sizes(),
+        kAttention, "found q ", q.sizes(), ", k ", k.sizes(), " and v ", v.sizes(),
         "; valid: q [B,H,Nq,K], k [B,Hkv,Nk,K] and v [B,Hkv,Nk,V]");
-  check(k.size(1) > 0 && q.size(1) % k.size(1) == 0, kWhere, "found ", q.size(1),
+  check(k.size(1) > 0 && q.size(1) % k.size(1) == 0, kAttention, "found ", q.size(1),
         " heads of queries and ", k.size(1),
         " of keys; valid: a number of key heads that divides "
         "that of the queries");
@@ -132,7 +140,7 @@ void check_rule(const Tensor& q, const Tensor& k, const AttentionRule& rule) {
   const Tensor& valid = rule.key_valid;
   check(!valid.defined() ||
             (valid.scalar_type() == at::kBool && valid.sizes() == at::IntArrayRef({batch, keys})),
-        kWhere, "found key_valid ", valid.defined() ? valid.toString() : "", " ",
+        kAttention, "found key_valid ", valid.defined() ? valid.toString() : "", " ",
         valid.defined() ? valid.sizes() : at::IntArrayRef(), "; valid: bool [", batch, ",", keys,
         "], one for each key");
   const auto one_or = [](int64_t size, int64_t whole) { return size == 1 || size == whole; };
@@ -140,15 +148,36 @@ void check_rule(const Tensor& q, const Tensor& k, const AttentionRule& rule) {
   check(!bias.defined() ||
             (bias.is_floating_point() && bias.dim() == 4 && one_or(bias.size(0), batch) &&
              one_or(bias.size(1), heads) && bias.size(2) == queries && bias.size(3) == keys),
-        kWhere, "found bias ", bias.defined() ? bias.sizes() : at::IntArrayRef(),
+        kAttention, "found bias ", bias.defined() ? bias.sizes() : at::IntArrayRef(),
         "; valid: floating-point [", batch, " or 1,", heads, " or 1,", queries, ",", keys, "]");
   const Tensor& offsets = rule.offset_bias;
   check(!offsets.defined() ||
             (offsets.is_floating_point() && offsets.dim() == 2 && one_or(offsets.size(0), heads) &&
              offsets.size(1) == queries + keys - 1),
-        kWhere, "found offset_bias ", offsets.defined() ? offsets.sizes() : at::IntArrayRef(),
+        kAttention, "found offset_bias ", offsets.defined() ? offsets.sizes() : at::IntArrayRef(),
         "; valid: floating-point [", heads, " or 1,", queries + keys - 1,
         "], one for each key minus query");
+  const Tensor& blocks = rule.open_blocks;
+  check(!blocks.defined() || rule.block >= 1, kAttention, "found blocks of ", rule.block,
+        " tokens; valid: 1 or more");
+  const auto blocks_of = [&](int64_t n) { return (n + rule.block - 1) / rule.block; };
+  check(
+      !blocks.defined() || (blocks.scalar_type() == at::kBool && blocks.dim() == 3 &&
+                            one_or(blocks.size(0), heads) && blocks.size(1) == blocks_of(queries) &&
+                            blocks.size(2) == blocks_of(keys)),
+      kAttention, "found open_blocks ", blocks.defined() ? blocks.sizes() : at::IntArrayRef(),
+      "; valid: bool [", heads, " or 1,", blocks_of(queries), ",", blocks_of(keys),
+      "], one for each pair of blocks");
+  const Tensor &cosine = rule.cosine, &sine = rule.sine;
+  if (!cosine.defined() && !sine.defined()) return;
+  check(cosine.defined() && sine.defined() && cosine.sizes() == sine.sizes() &&
+            (cosine.dim() == 2 ||
+             (cosine.dim() == 4 && cosine.size(0) == batch && cosine.size(1) == 1)) &&
+            cosine.size(-2) == keys && 2 * cosine.size(-1) <= q.size(3) && queries <= keys,
+        kAttention, "found cosines ", cosine.defined() ? cosine.sizes() : at::IntArrayRef(),
+        " and sines ", sine.defined() ? sine.sizes() : at::IntArrayRef(), " for ", queries,
+        " queries and ", keys, " keys; valid: both [", keys, ",d/2] or [", batch, ",1,", keys,
+        ",d/2] with d at most ", q.size(3), ", and no more queries than keys");
 }
 
 }  // namespace
@@ -161,6 +190,11 @@ AttentionResult attention_with_log_sum(const Tensor& q, const Tensor& k, const T
     return attention_with_log_sum_reference(q, k, v, rule);
   AttentionRule packed = rule;
   if (rule.key_valid.defined()) packed.key_valid = rule.key_valid.contiguous();
+  if (rule.open_blocks.defined()) packed.open_blocks = rule.open_blocks.contiguous();
+  if (rule.cosine.defined()) {
+    packed.cosine = rule.cosine.to(at::kFloat).contiguous();
+    packed.sine = rule.sine.to(at::kFloat).contiguous();
+  }
   Maybe bias, offset_bias;
   if (rule.bias.defined()) bias = packed.bias = rows_contiguous(rule.bias.to(at::kFloat));
   if (rule.offset_bias.defined())

@@ -5,6 +5,8 @@
 
 #include <optional>
 
+#include "kernels/rotate.h"
+
 namespace formwork {
 
 /// What a query may look at, how scores are scaled and what is added to them. Query i stands at
@@ -15,7 +17,16 @@ struct AttentionRule {
   at::Tensor key_valid{};  // [B,Nk] bool, false: nobody looks at this key; undefined: all real
   std::optional<int64_t> back{}, ahead{};  // most keys before and behind its place that it sees
   at::Tensor bias{};                       // [B|1,H|1,Nq,Nk], added to the scores
-  at::Tensor offset_bias{};  // [H|1,Nq+Nk-1]: number j - i + Nq - 1 is added to score (i, j)
+  /// [H|1,Nq+Nk-1]: number j - i + Nq - 1 is added to score (i, j).
+  at::Tensor offset_bias{};
+  /// [H|1,⌈Nq/block⌉,⌈Nk/block⌉] bool: key j is closed to query i where (i/block, j/block) is
+  /// false.
+  at::Tensor open_blocks{};
+  int64_t block = 64;
+  /// [Nk,d/2] or [B,1,Nk,d/2]: queries and keys are turned as rotate_pairs does, each by the row of
+  /// its place; needs Nq <= Nk. The tables have no gradients.
+  at::Tensor cosine{}, sine{};
+  Pairing pairing = Pairing::half;
 };
 
 /// softmax(scale · q kᵀ + biases) v: q [B,H,Nq,K], k [B,Hkv,Nk,K], v [B,Hkv,Nk,V] → [B,H,Nq,V],
@@ -27,6 +38,10 @@ struct AttentionRule {
 /// Dao et al. 2022 (arXiv 2205.14135); Rabe, Staats 2021 (arXiv 2112.05682).
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const AttentionRule& rule);
+
+/// Whether so few queries, as in decoding, look at each head of keys that attention reads keys and
+/// values once, where they lie, instead of packing them into tiles.
+bool attention_streams(const at::Tensor& q, const at::Tensor& k);
 
 struct AttentionResult {
   at::Tensor out;          // [B,H,Nq,V]

@@ -7,6 +7,7 @@
 #include "kernels/attention.h"
 #include "kernels/attention_sight.h"
 #include "kernels/attention_stream.h"
+#include "kernels/attention_turn.h"
 #include "kernels/rows.h"
 #include "kernels/simd_levels.h"
 #include "kernels/turns.h"
@@ -99,8 +100,12 @@ struct Inputs {
   const AttentionSizes& sizes;
   const Sight& sight;
   const AttentionTiles& tiles;
+  const Turn& turn;
   float scale;
   const Tensor &q, &k, &v;
+
+  /// Place of a query among the keys.
+  int64_t place(int64_t query) const { return query + sizes.keys - sizes.queries; }
 };
 
 /// The outputs of one tile of queries after the other.
@@ -111,9 +116,9 @@ class ForwardWorker {
       : in_(in),
         s_(in.sizes),
         result_(result),
-        keys_memory_(unless_float<T>(s_.keys * s_.width)),
+        keys_memory_(s_.keys * s_.width),
         values_memory_(s_.keys * s_.padded_value_width),
-        rows_memory_(unless_float<T>(kTile * s_.width)),
+        rows_memory_(kTile * s_.width),
         across_(kTile * s_.width),
         out_(kTile * s_.padded_value_width),
         scores_(kTile * kTile) {
@@ -127,7 +132,7 @@ class ForwardWorker {
     spot_.first = first;
     spot_.count = std::min(kTile, s_.queries - first);
     const FloatRows rows =
-        read_rows(Head<T>(in_.q, b, h), first, spot_.count, s_.width, rows_memory_);
+        rows_to_multiply(in_.q, b, h, first, spot_.count, rows_memory_, in_.place(first));
     in_.tiles.lay_across(rows.data, rows.stride, spot_.count, s_.width,
                          in_.scale * static_cast<float>(kLogE), across_.data());
     QueryTile queries;
@@ -141,6 +146,7 @@ class ForwardWorker {
     const Sight::Range range = in_.sight.range(first, spot_.count);
     for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
       KeyTile keys = in_.sight.look(spot_, key);
+      if (keys.count == 0) continue;
       keys.keys = keys_.row(key);
       keys.key_stride = keys_.stride;
       keys.values = values_.row(key);
@@ -154,11 +160,20 @@ class ForwardWorker {
   }
 
  private:
+  /// Rows of queries or keys, turned where the rule says so; the first has place `place`.
+  FloatRows rows_to_multiply(const Tensor& x, int64_t b, int64_t h, int64_t first, int64_t count,
+                             const Scratch& memory, int64_t place) const {
+    if (!in_.turn) return read_rows(Head<T>(x, b, h), first, count, s_.width, memory);
+    const FloatRows rows = pack_rows(Head<T>(x, b, h), first, count, s_.width, s_.width, memory);
+    in_.turn(memory.data(), s_.width, count, b, place);
+    return rows;
+  }
+
   void load(int64_t b, int64_t kv_head) {
     if (b == batch_ && kv_head == kv_head_) return;
     batch_ = b;
     kv_head_ = kv_head;
-    keys_ = read_rows(Head<T>(in_.k, b, kv_head), 0, s_.keys, s_.width, keys_memory_);
+    keys_ = rows_to_multiply(in_.k, b, kv_head, 0, s_.keys, keys_memory_, 0);
     values_ = pack_rows(Head<T>(in_.v, b, kv_head), 0, s_.keys, s_.value_width,
                         s_.padded_value_width, values_memory_);
   }
@@ -243,6 +258,7 @@ class BackwardWorker {
   }
 
   void finish(int64_t b, int64_t kv_head) {
+    in_.turn(key_gradient_.data(), s_.padded_width, s_.keys, b, 0, true);
     put_rows(key_gradient_.data(), s_.keys, s_.width, s_.padded_width, in_.scale,
              Head<T>(result_.k, b, kv_head), 0);
     put_rows(value_gradient_.data(), s_.keys, s_.value_width, s_.padded_value_width, 1.0f,
@@ -264,6 +280,7 @@ class BackwardWorker {
     const Sight::Range range = in_.sight.range(first, spot_.count);
     for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
       KeyTile keys = in_.sight.look(spot_, key);
+      if (keys.count == 0) continue;
       keys.keys = keys_.row(key);
       keys.key_stride = keys_.stride;
       keys.values = values_.row(key);
@@ -274,6 +291,7 @@ class BackwardWorker {
                           score_gradient_.data()});
       add_biases(keys, key);
     }
+    in_.turn(query_gradient_.data(), s_.padded_width, spot_.count, b, in_.place(first), true);
     put_rows(query_gradient_.data(), spot_.count, s_.width, s_.padded_width, in_.scale,
              Head<T>(result_.q, b, h), first);
   }
@@ -283,6 +301,7 @@ class BackwardWorker {
     const int64_t count = spot_.count;
     const FloatRows rows =
         pack_rows(Head<T>(in_.q, b, h), first, count, s_.width, s_.padded_width, rows_);
+    in_.turn(rows_.data(), s_.padded_width, count, b, in_.place(first));
     in_.tiles.lay_across(rows.data, rows.stride, count, s_.width,
                          in_.scale * static_cast<float>(kLogE), across_.data());
     const FloatRows gradient = pack_rows(Head<T>(slopes_.out, b, h), first, count, s_.value_width,
@@ -438,8 +457,9 @@ AttentionResult attention_forward(const Tensor& q, const Tensor& k, const Tensor
   AttentionResult result;
   result.out = heads_inside(q, s.batch, s.heads, s.queries, s.value_width);
   result.log_sum_exp = at::empty({s.batch, s.heads, s.queries}, q.options().dtype(at::kFloat));
-  const Inputs in{s, sight, tiles, static_cast<float>(rule.scale), q, k, v};
-  if (streams(s))
+  const Turn turn(rule);
+  const Inputs in{s, sight, tiles, turn, static_cast<float>(rule.scale), q, k, v};
+  if (attention_streams(q, k) && !turn)
     attention_stream(s, sight, q, k, v, rule.scale, result);
   else if (q.scalar_type() == at::kFloat)
     forward_tiles<float>(in, result);
@@ -465,7 +485,8 @@ AttentionBackward attention_backward(const AttentionSlopes& slopes, const Tensor
   if (slopes.offset_bias)
     sums.offsets = at::zeros({division.parts, s.batch, s.heads, s.queries + s.keys - 1},
                              rule.offset_bias.options().dtype(at::kDouble));
-  const Inputs in{s, sight, tiles, static_cast<float>(rule.scale), q, k, v};
+  const Turn turn(rule);
+  const Inputs in{s, sight, tiles, turn, static_cast<float>(rule.scale), q, k, v};
   if (q.scalar_type() == at::kFloat)
     backward_tiles<float>(in, division, slopes, forward, result, sums);
   else

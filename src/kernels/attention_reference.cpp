@@ -29,7 +29,21 @@ at::Tensor scores_of(const at::Tensor& q, const at::Tensor& keys, const Attentio
   if (rule.back) close(offsets_of(q, keys) < -*rule.back);
   if (rule.ahead) close(offsets_of(q, keys) > *rule.ahead);
   if (rule.key_valid.defined()) close(rule.key_valid.logical_not().unsqueeze(1).unsqueeze(2));
+  if (rule.open_blocks.defined())
+    close(rule.open_blocks.repeat_interleave(rule.block, 1)
+              .narrow(1, 0, q.size(2))
+              .repeat_interleave(rule.block, 2)
+              .narrow(2, 0, keys.size(2))
+              .logical_not());
   return scores;
+}
+
+/// Rows of x, the last of which has the last place.
+at::Tensor turned(const at::Tensor& x, const AttentionRule& rule) {
+  if (!rule.cosine.defined()) return x;
+  const int64_t n = x.size(2), first = rule.cosine.size(-2) - n;
+  return rotate_pairs_reference(x, rule.cosine.narrow(-2, first, n), rule.sine.narrow(-2, first, n),
+                                rule.pairing);
 }
 
 }  // namespace
@@ -41,7 +55,8 @@ AttentionResult attention_with_log_sum_reference(const at::Tensor& q, const at::
   const auto spread = [&](const at::Tensor& x) {
     return groups == 1 ? x.to(type) : x.to(type).repeat_interleave(groups, 1);
   };
-  const at::Tensor scores = scores_of(q, spread(k), rule);
+  const at::Tensor scores =
+      scores_of(turned(q.to(type), rule), spread(turned(k.to(type), rule)), rule);
   return {at::matmul(at::_safe_softmax(scores, -1), spread(v)).to(q.scalar_type()),
           at::logsumexp(scores, -1)};
 }

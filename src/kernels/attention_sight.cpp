@@ -6,7 +6,8 @@
 namespace formwork::cpu {
 namespace {
 
-constexpr float kPowersOfTwo = 1.44269504f;
+constexpr float kLog2E = 1.44269504f;
+constexpr float kClosed = -std::numeric_limits<float>::infinity();
 
 int64_t padded(int64_t width) {
   return (width + kWidthUnit - 1) / kWidthUnit * kWidthUnit;
@@ -43,7 +44,7 @@ Sight::Sight(const AttentionSizes& sizes, const AttentionRule& rule, const Atten
   ahead_ = std::clamp(rule.ahead.value_or(everything), -everything, everything);
   if (rule.causal) ahead_ = std::min<int64_t>(ahead_, 0);
   if (rule.offset_bias.defined())
-    offsets_ = at::constant_pad_nd(rule.offset_bias.flip(-1) * kPowersOfTwo, {0, kTile}).unsqueeze(0);
+    offsets_ = at::constant_pad_nd(rule.offset_bias.flip(-1) * kLog2E, {0, kTile}).unsqueeze(0);
 }
 
 Sight::Range Sight::range(int64_t first_query, int64_t queries) const {
@@ -53,10 +54,9 @@ Sight::Range Sight::range(int64_t first_query, int64_t queries) const {
 
 void Sight::judge(int64_t b, int64_t h, int64_t query, int64_t first_key, int64_t count,
                   float* scores) const {
-  constexpr float kClosed = -std::numeric_limits<float>::infinity();
   if (rule_.bias.defined()) {
     const float* bias = of_head(rule_.bias, b, h) + query * rule_.bias.stride(2) + first_key;
-    for (int64_t c = 0; c < count; ++c) scores[c] += bias[c] * kPowersOfTwo;
+    for (int64_t c = 0; c < count; ++c) scores[c] += bias[c] * kLog2E;
   }
   if (offsets_.defined()) {
     const float* offsets = of_head(offsets_, 0, h) + sizes_.keys - 1 - first_key + query;
@@ -67,6 +67,10 @@ void Sight::judge(int64_t b, int64_t h, int64_t query, int64_t first_key, int64_
     for (int64_t c = 0; c < count; ++c)
       if (!open[c]) scores[c] = kClosed;
   }
+  if (rule_.open_blocks.defined()) {
+    for (int64_t c = 0; c < count; ++c)
+      if (!open_block(h, query, first_key + c)) scores[c] = kClosed;
+  }
   const Range seen = range(query, 1);
   const int64_t begin = std::clamp<int64_t>(seen.begin - first_key, 0, count);
   const int64_t end = std::clamp<int64_t>(seen.end - first_key, begin, count);
@@ -74,9 +78,47 @@ void Sight::judge(int64_t b, int64_t h, int64_t query, int64_t first_key, int64_
   std::fill(scores + end, scores + count, kClosed);
 }
 
+bool Sight::open_block(int64_t h, int64_t query, int64_t key) const {
+  const at::Tensor& blocks = rule_.open_blocks;
+  const int64_t head = blocks.size(0) == 1 ? 0 : h;
+  return blocks.data_ptr<bool>()[(head * blocks.size(1) + query / rule_.block) * blocks.size(2) +
+                                 key / rule_.block];
+}
+
+Sight::Blocks Sight::blocks(const Spot& spot, int64_t first_key, int64_t count) const {
+  if (!rule_.open_blocks.defined()) return Blocks::open;
+  const int64_t block = rule_.block;
+  bool open = false, closed = false;
+  // From block to block; the first of each may begin before the tile.
+  for (int64_t r = spot.first; r < spot.first + spot.count; r = (r / block + 1) * block)
+    for (int64_t c = first_key; c < first_key + count; c = (c / block + 1) * block)
+      (open_block(spot.head, r, c) ? open : closed) = true;
+  return open && closed ? Blocks::mixed : open ? Blocks::open : Blocks::closed;
+}
+
+void Sight::put_together(const Spot& spot, int64_t first_key, int64_t count, const float* offsets,
+                         bool mixed) const {
+  float* added = spot.added.data();
+  if (rule_.bias.defined()) {
+    const int64_t stride = rule_.bias.stride(2);
+    tiles_.lay_across(of_head(rule_.bias, spot.batch, spot.head) + spot.first * stride + first_key,
+                      stride, spot.count, count, kLog2E, added);
+  } else {
+    std::fill_n(added, count * kTile, 0.0f);
+  }
+  for (int64_t c = 0; offsets && c < count; ++c)
+    for (int64_t r = 0; r < spot.count; ++r) added[c * kTile + r] += offsets[r - c];
+  for (int64_t c = 0; mixed && c < count; ++c)
+    for (int64_t r = 0; r < spot.count; ++r)
+      if (!open_block(spot.head, spot.first + r, first_key + c)) added[c * kTile + r] = kClosed;
+}
+
 KeyTile Sight::look(const Spot& spot, int64_t first_key) const {
   KeyTile tile;
-  tile.count = std::min(kTile, sizes_.keys - first_key);
+  const int64_t count = std::min(kTile, sizes_.keys - first_key);
+  const Blocks blocks_here = blocks(spot, first_key, count);
+  if (blocks_here == Blocks::closed) return tile;
+  tile.count = count;
   const int64_t place = spot.first + sizes_.keys - sizes_.queries - first_key;
   tile.band = {within_tile(place - back_), within_tile(place + ahead_)};
   if (rule_.key_valid.defined()) {
@@ -86,14 +128,9 @@ KeyTile Sight::look(const Spot& spot, int64_t first_key) const {
   const float* offsets = nullptr;
   if (offsets_.defined())
     offsets = of_head(offsets_, 0, spot.head) + sizes_.keys - 1 - first_key + spot.first;
-  if (rule_.bias.defined()) {
-    float* added = spot.added.data();
-    const int64_t stride = rule_.bias.stride(2);
-    tiles_.lay_across(of_head(rule_.bias, spot.batch, spot.head) + spot.first * stride + first_key,
-                      stride, spot.count, tile.count, kPowersOfTwo, added);
-    for (int64_t c = 0; offsets && c < tile.count; ++c)
-      for (int64_t r = 0; r < spot.count; ++r) added[c * kTile + r] += offsets[r - c];
-    tile.added = added;
+  if (rule_.bias.defined() || blocks_here == Blocks::mixed) {
+    put_together(spot, first_key, tile.count, offsets, blocks_here == Blocks::mixed);
+    tile.added = spot.added.data();
     tile.added_stride = kTile;
   } else if (offsets) {
     tile.added = offsets;

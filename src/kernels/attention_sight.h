@@ -32,7 +32,8 @@ class Sight {
     int64_t begin, end;
   };
   Range range(int64_t first_query, int64_t queries) const;
-  /// The tile of keys from `first_key`, a multiple of kTile, on: all but where keys and values lie.
+  /// The tile of keys from `first_key`, a multiple of kTile, on: all but where keys and values lie;
+  /// of no keys where all blocks are closed.
   KeyTile look(const Spot& spot, int64_t first_key) const;
 
   /// Adds biases, in base 2, to the scores of one query and keys `first_key` .. + count - 1, and
@@ -47,6 +48,13 @@ class Sight {
   }
 
  private:
+  enum class Blocks { open, closed, mixed };
+  bool open_block(int64_t h, int64_t query, int64_t key) const;
+  Blocks blocks(const Spot& spot, int64_t first_key, int64_t count) const;
+  /// Biases of a tile side by side, -infinity where a block is closed.
+  void put_together(const Spot& spot, int64_t first_key, int64_t count, const float* offsets,
+                    bool mixed) const;
+
   const AttentionSizes& sizes_;
   const AttentionRule& rule_;
   const AttentionTiles& tiles_;

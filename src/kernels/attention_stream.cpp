@@ -16,7 +16,7 @@ using at::Tensor;
 constexpr int64_t kMostRows = 8;  // queries of all heads that share keys
 constexpr int64_t kChunk = 512;   // keys of an item; fixed, so that sums do not depend on threads
 constexpr int64_t kWorthSharing = 1 << 16;  // numbers of keys and values; fewer are one thread's
-constexpr double kStreamLog2E = 1.4426950408889634, kLnOf2 = 0.6931471805599453;
+constexpr double kBaseTwo = 1.4426950408889634, kNatural = 0.6931471805599453;
 
 struct Stream {
   const AttentionSizes& sizes;
@@ -48,7 +48,7 @@ StreamRows<Bits<T>> rows_of(const Tensor& x, int64_t b, int64_t h, int64_t first
 
 /// The queries of all heads that share keys, times the factor.
 template <class T>
-void gather(const Stream& s, int64_t b, int64_t kv_head, float* to) {
+void gather_queries(const Stream& s, int64_t b, int64_t kv_head, float* to) {
   for (int64_t r = 0; r < s.rows; ++r, to += s.sizes.width) {
     const int64_t h = kv_head * s.sizes.group() + r / s.sizes.queries;
     widen(s.q.data_ptr<T>() + b * s.q.stride(0) + h * s.q.stride(1) +
@@ -76,13 +76,13 @@ void stream_chunk(const Stream& s, float* queries, float* scores, int64_t item) 
     std::fill_n(total, s.rows, 0.0f);
     return;
   }
-  gather<T>(s, b, kv_head, queries);
+  gather_queries<T>(s, b, kv_head, queries);
   products<T>().scores(queries, s.rows, rows_of<T>(s.k, b, kv_head, begin, count), scores, kChunk);
   for (int64_t r = 0; r < s.rows; ++r) {
     const int64_t h = kv_head * sizes.group() + r / sizes.queries;
     float* row = scores + r * kChunk;
     s.sight.judge(b, h, r % sizes.queries, begin, count, row);
-    total[r] = simd_levels().front().stream->soften(row, count, most[r]);
+    total[r] = simd_levels().front().stream->weigh(row, count, most[r]);
   }
   products<T>().mix(scores, kChunk, s.rows, rows_of<T>(s.v, b, kv_head, begin, count), out);
 }
@@ -113,7 +113,7 @@ void merge(const Stream& s, const AttentionResult& result, int64_t head, int64_t
              n * result.out.stride(2),
          width);
   result.log_sum_exp.data_ptr<float>()[(b * s.sizes.heads + h) * s.sizes.queries + n] =
-      total != 0.0f ? static_cast<float>(kLnOf2 * (most + std::log2(total))) : most;
+      total != 0.0f ? static_cast<float>(kNatural * (most + std::log2(total))) : most;
 }
 
 template <class T>
@@ -132,10 +132,6 @@ void stream(const Stream& s, const AttentionResult& result) {
 
 }  // namespace
 
-bool streams(const AttentionSizes& sizes) {
-  return sizes.group() * sizes.queries <= kMostRows;
-}
-
 void attention_stream(const AttentionSizes& sizes, const Sight& sight, const Tensor& q,
                       const Tensor& k, const Tensor& v, double scale,
                       const AttentionResult& result) {
@@ -146,7 +142,7 @@ void attention_stream(const AttentionSizes& sizes, const Sight& sight, const Ten
                  q,
                  k,
                  v,
-                 static_cast<float>(scale * kStreamLog2E),
+                 static_cast<float>(scale * kBaseTwo),
                  rows,
                  chunks,
                  Scratch(parts * sizes.value_width),
@@ -159,3 +155,11 @@ void attention_stream(const AttentionSizes& sizes, const Sight& sight, const Ten
 }
 
 }  // namespace formwork::cpu
+
+namespace formwork {
+
+bool attention_streams(const at::Tensor& q, const at::Tensor& k) {
+  return q.size(1) / k.size(1) * q.size(2) <= cpu::kMostRows;
+}
+
+}  // namespace formwork

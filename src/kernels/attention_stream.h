@@ -6,11 +6,8 @@
 
 namespace formwork::cpu {
 
-/// Whether so few queries look at each head of keys that packing keys and values would not pay off.
-bool streams(const AttentionSizes& sizes);
-
-/// attention_forward for such sizes: keys and values are read once, where they lie, and the threads
-/// share them by heads and by fixed lengths.
+/// attention_forward where attention_streams says so: keys and values are read once, where they
+/// lie, and the threads share them by heads and by fixed lengths.
 void attention_stream(const AttentionSizes& sizes, const Sight& sight, const at::Tensor& q,
                       const at::Tensor& k, const at::Tensor& v, double scale,
                       const AttentionResult& result);

@@ -62,9 +62,31 @@ Tensor rotate_pairs_operator(const Tensor& x, const Tensor& cosine, const Tensor
   return rotate_pairs(x, cosine, sine, interleaved ? Pairing::interleaved : Pairing::half);
 }
 
+std::tuple<Tensor, Tensor> attention_with_log_sum_operator(
+    const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& key_valid, bool causal,
+    double scale, std::optional<int64_t> back, std::optional<int64_t> ahead, const Maybe& bias,
+    const Maybe& offset_bias, const Maybe& open_blocks, int64_t block, const Maybe& cosine,
+    const Maybe& sine, bool interleaved) {
+  AttentionRule rule{causal, scale, key_valid.value_or(Tensor()), back, ahead};
+  rule.bias = bias.value_or(Tensor());
+  rule.offset_bias = offset_bias.value_or(Tensor());
+  rule.open_blocks = open_blocks.value_or(Tensor());
+  rule.block = block;
+  rule.cosine = cosine.value_or(Tensor());
+  rule.sine = sine.value_or(Tensor());
+  rule.pairing = interleaved ? Pairing::interleaved : Pairing::half;
+  const AttentionResult result = attention_with_log_sum(q, k, v, rule);
+  return {result.out, result.log_sum_exp};
+}
+
 Tensor attention_operator(const Tensor& q, const Tensor& k, const Tensor& v, const Maybe& key_valid,
-                          bool causal, double scale) {
-  return attention(q, k, v, {causal, scale, key_valid.value_or(Tensor())});
+                          bool causal, double scale, std::optional<int64_t> back,
+                          std::optional<int64_t> ahead, const Maybe& bias, const Maybe& offset_bias,
+                          const Maybe& open_blocks, int64_t block, const Maybe& cosine,
+                          const Maybe& sine, bool interleaved) {
+  return std::get<0>(attention_with_log_sum_operator(q, k, v, key_valid, causal, scale, back, ahead,
+                                                     bias, offset_bias, open_blocks, block, cosine,
+                                                     sine, interleaved));
 }
 
 Tensor projected_cross_entropy_operator(const Tensor& x, const Tensor& weight, const Maybe& bias,
@@ -110,9 +132,13 @@ TORCH_LIBRARY(formwork, library) {
       "activate(Tensor z, str function, Tensor? bias=None, Tensor? factor=None, Tensor? "
       "residual=None) -> Tensor");
   library.def("rotate_pairs(Tensor x, Tensor cosine, Tensor sine, bool interleaved) -> Tensor");
+  const std::string attention =
+      "(Tensor q, Tensor k, Tensor v, Tensor? key_valid, bool causal, float scale, int? back=None, "
+      "int? ahead=None, Tensor? bias=None, Tensor? offset_bias=None, Tensor? open_blocks=None, "
+      "int block=64, Tensor? cosine=None, Tensor? sine=None, bool interleaved=False)";
+  library.def(("attention" + attention + " -> Tensor").c_str());
   library.def(
-      "attention(Tensor q, Tensor k, Tensor v, Tensor? key_valid, bool causal, float "
-      "scale) -> Tensor");
+      ("attention_with_log_sum" + attention + " -> (Tensor out, Tensor log_sum_exp)").c_str());
   library.def(
       "projected_cross_entropy(Tensor x, Tensor weight, Tensor? bias, Tensor target, float "
       "smoothing, float z_loss) -> Tensor");
@@ -132,6 +158,7 @@ TORCH_LIBRARY_IMPL(formwork, CompositeImplicitAutograd, library) {
   library.impl("activate", activate_operator);
   library.impl("rotate_pairs", rotate_pairs_operator);
   library.impl("attention", attention_operator);
+  library.impl("attention_with_log_sum", attention_with_log_sum_operator);
   library.impl("projected_cross_entropy", projected_cross_entropy_operator);
   library.impl("matrix_state_scan", matrix_state_operator);
   library.impl("packed_linear", packed_linear_operator);

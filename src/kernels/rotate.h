@@ -29,5 +29,9 @@ constexpr int64_t kMostRotatedDimensions = 5;
 at::Tensor rotate_pairs(const at::Tensor& x, const at::Tensor& cosine, const at::Tensor& sine,
                         Pairing pairing, bool backwards);
 
+/// The first `half` pairs of one row, in place, with `half` cosines and sines.
+void turn_row(float* row, const float* cosine, const float* sine, int64_t half, Pairing pairing,
+              bool backwards);
+
 }  // namespace cpu
 }  // namespace formwork

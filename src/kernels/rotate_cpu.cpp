@@ -121,6 +121,15 @@ void rotate_rows(const T* x, const Accumulator<T>* cosine, const Accumulator<T>*
 
 }  // namespace
 
+void turn_row(float* row, const float* cosine, const float* sine, int64_t half, Pairing pairing,
+              bool backwards) {
+  const float sign = backwards ? -1.0f : 1.0f;
+  if (pairing == Pairing::half)
+    turn_halves(row, cosine, sine, sign, row, half);
+  else
+    turn_neighbours(row, cosine, sine, sign, row, half);
+}
+
 at::Tensor rotate_pairs(const at::Tensor& x, const at::Tensor& cosine, const at::Tensor& sine,
                         Pairing pairing, bool backwards) {
   TORCH_CHECK(x.dim() >= 1 && x.dim() <= kMostRotatedDimensions, "rotate_pairs: ", x.dim(),

@@ -34,6 +34,17 @@ q, k, v = leaf(2, 4, 70, 24), leaf(2, 2, 70, 24), leaf(2, 2, 70, 24)
 agree("attention", own.attention(q, k, v, None, True, 24 ** -0.5),
       torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
       (q, k, v))
+bias = leaf(1, 4, 70, 70)
+place = torch.arange(70)
+near = (place - place[:, None]).abs() <= 20
+agree("attention with bias and window",
+      own.attention(q, k, v, None, False, 24 ** -0.5, back=20, ahead=20, bias=bias),
+      torch.nn.functional.scaled_dot_product_attention(
+          q, k, v, attn_mask=bias.masked_fill(~near, -torch.inf), enable_gqa=True),
+      (q, k, v, bias))
+agree("attention_with_log_sum",
+      own.attention_with_log_sum(q, k, v, None, False, 1.0)[1],
+      (q @ k.repeat_interleave(2, 1).mT).logsumexp(-1), (q, k))
 x, scale = leaf(5, 33), leaf(33)
 agree("rms_norm", own.rms_norm(x, scale, 1e-5),
       torch.nn.functional.rms_norm(x, (33,), scale, 1e-5), (x, scale))

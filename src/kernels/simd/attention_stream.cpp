@@ -8,7 +8,7 @@ namespace formwork::FORMWORK_SIMD {
 namespace {
 
 constexpr int64_t kKeysAtOnce = 4;
-constexpr int kStreamVectors = 8;
+constexpr int kMixedAtOnce = 8;
 constexpr int64_t kKeysAhead = 8;  // keys whose memory is asked for before they are needed
 
 /// The last numbers of a row, zeros behind them.
@@ -89,8 +89,8 @@ void mix(const float* weights, int64_t stride, int64_t count, const StreamRows<T
          float* out) {
   for (int64_t r = 0; r < count; ++r, weights += stride, out += values.channels) {
     int64_t first = 0;
-    for (; first + kStreamVectors * kLanes <= values.channels; first += kStreamVectors * kLanes)
-      mix_channels<kStreamVectors>(weights, values, first, out);
+    for (; first + kMixedAtOnce * kLanes <= values.channels; first += kMixedAtOnce * kLanes)
+      mix_channels<kMixedAtOnce>(weights, values, first, out);
     for (; first + kLanes <= values.channels; first += kLanes)
       mix_channels<1>(weights, values, first, out);
     if (first == values.channels) continue;
@@ -102,15 +102,15 @@ void mix(const float* weights, int64_t stride, int64_t count, const StreamRows<T
   }
 }
 
-float soften(float* scores, int64_t count, float& most) {
-  constexpr float kNothing = -std::numeric_limits<float>::infinity();
+float weigh(float* scores, int64_t count, float& most) {
+  constexpr float kNoScore = -std::numeric_limits<float>::infinity();
   const int64_t whole = count / kLanes * kLanes;
-  Vector high = all(kNothing);
+  Vector high = all(kNoScore);
   for (int64_t c = 0; c < whole; c += kLanes) high = larger(high, load(scores + c));
-  most = kNothing;
+  most = kNoScore;
   for (int64_t i = 0; i < kLanes; ++i) most = high[i] > most ? high[i] : most;
   for (int64_t c = whole; c < count; ++c) most = scores[c] > most ? scores[c] : most;
-  if (most == kNothing) most = 0.0f;
+  if (most == kNoScore) most = 0.0f;
   Vector sums{};
   for (int64_t c = 0; c < whole; c += kLanes) {
     const Vector weight = exp2_of_negative(load(scores + c) - most);
@@ -129,6 +129,6 @@ float soften(float* scores, int64_t count, float& most) {
 
 extern const AttentionStream kAttentionStream;
 const AttentionStream kAttentionStream{
-    soften, {scores_of<float>, mix<float>}, {scores_of<uint16_t>, mix<uint16_t>}};
+    weigh, {scores_of<float>, mix<float>}, {scores_of<uint16_t>, mix<uint16_t>}};
 
 }  // namespace formwork::FORMWORK_SIMD

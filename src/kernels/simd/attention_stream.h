@@ -27,7 +27,7 @@ struct StreamProducts {
 struct AttentionStream {
   /// Scores in base 2 become weights 2^(score - most); their sum is the result, `most` the largest
   /// score, 0 where all are closed.
-  float (*soften)(float* scores, int64_t count, float& most);
+  float (*weigh)(float* scores, int64_t count, float& most);
   StreamProducts<float> float32;
   StreamProducts<uint16_t> bfloat16;
 };

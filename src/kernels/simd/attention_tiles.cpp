@@ -197,8 +197,25 @@ void lay_across(const float* rows, int64_t stride, int64_t count, int64_t channe
 }
 
 void add_dense(const float* gradient, int64_t queries, int64_t keys, float* to, int64_t stride) {
-  for (int64_t r = 0; r < queries; ++r)
-    for (int64_t c = 0; c < keys; ++c) to[r * stride + c] += gradient[c * kTile + r];
+  for (int64_t r = 0; r < queries; r += 4) {
+    const int64_t rows = queries - r < 4 ? queries - r : 4;
+    int64_t c = 0;
+    for (; c + 4 <= keys; c += 4) {
+      Square square;
+      for (int64_t i = 0; i < 4; ++i)
+        std::memcpy(&square.rows[i], gradient + (c + i) * kTile + r, sizeof(Four));
+      square.transpose();
+      for (int64_t i = 0; i < rows; ++i) {
+        Four sums;
+        float* place = to + (r + i) * stride + c;
+        std::memcpy(&sums, place, sizeof(sums));
+        sums += square.rows[i];
+        std::memcpy(place, &sums, sizeof(sums));
+      }
+    }
+    for (; c < keys; ++c)
+      for (int64_t i = 0; i < rows; ++i) to[(r + i) * stride + c] += gradient[c * kTile + r + i];
+  }
 }
 
 void add_offsets(const float* gradient, int64_t queries, int64_t keys, double* to) {

@@ -28,25 +28,44 @@ Tensor below_diagonal(int64_t n, const Tensor& like) {
   return at::ones({n, n}, like.options().dtype(at::kBool)).tril();
 }
 
-/// Fewer queries than this are served faster without packing the keys (decoding).
+/// Fewer queries than this leave most of a tile empty; very few stream through keys and values.
 constexpr int64_t kFewQueries = 16;
 
-/// The rule of the tiled kernel, where it can express the scores: all pairs, the past, padded keys.
+/// A bias that the tiled kernel takes, [B|1,H|1,Nq,Nk]; undefined where it is of another shape.
+Tensor tiled_bias(const Tensor& bias, const Tensor& q, const Tensor& k) {
+  const Tensor wide = bias.dim() == 3 ? bias.unsqueeze(0) : bias;
+  const auto fits = [&](int64_t d, int64_t size) {
+    return wide.size(d) == 1 || wide.size(d) == size;
+  };
+  const bool whole = wide.dim() == 4 && fits(0, q.size(0)) && fits(1, q.size(1)) &&
+                     wide.size(2) == q.size(2) && wide.size(3) == k.size(2);
+  return whole ? wide : Tensor();
+}
+
+/// The rule of the tiled kernel, where it can express the scores: all pairs, the past, padded keys,
+/// biases of whole pairs.
 std::optional<AttentionRule> tiled_rule(const Tensor& q, const Tensor& k, const Scores& scores) {
-  const auto type = q.scalar_type();
-  if (scores.bias.defined() || scores.dropout > 0.0 || q.size(2) < kFewQueries ||
-      !q.device().is_cpu() || (type != at::kFloat && type != at::kBFloat16))
-    return std::nullopt;
+  if (!tiles_serve(q, k, scores.dropout)) return std::nullopt;
   AttentionRule rule;
   rule.causal = scores.causal;
   rule.scale = scores.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(-1))));
+  if (scores.bias.defined()) {
+    rule.bias = tiled_bias(scores.bias, q, k);
+    if (!rule.bias.defined()) return std::nullopt;
+  }
   if (!scores.allowed.defined()) return rule;
   if (scores.allowed.sizes() != at::IntArrayRef({q.size(0), 1, 1, k.size(2)})) return std::nullopt;
-  rule.key_valid = scores.allowed.view({q.size(0), k.size(2)});
+  rule.key_valid = scores.allowed.reshape({q.size(0), k.size(2)});
   return rule;
 }
 
 }  // namespace
+
+bool tiles_serve(const Tensor& q, const Tensor& k, double dropout) {
+  const auto type = q.scalar_type();
+  return dropout == 0.0 && q.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
+         k.scalar_type() == type && (q.size(2) >= kFewQueries || attention_streams(q, k));
+}
 
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores) {
   if (const auto rule = tiled_rule(q, k, scores)) return attention(q, k, v, *rule);

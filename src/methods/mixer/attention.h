@@ -19,6 +19,10 @@ struct Scores {
   std::optional<double> scale;  // 1/sqrt(K) where absent
 };
 
+/// Whether the tiled kernel (kernels/attention.h) is the one for such queries and keys: on the CPU,
+/// in float32 or bfloat16, without dropout.
+bool tiles_serve(const Tensor& q, const Tensor& k, double dropout);
+
 /// softmax(scores) v [B,H,Nq,V]; a query without an allowed key gives 0. Hkv divides H.
 Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Scores& scores);
 

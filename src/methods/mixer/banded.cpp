@@ -1,7 +1,9 @@
 #include "methods/mixer/banded.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "kernels/attention.h"
 #include "methods/mixer/attention.h"
 #include "methods/position/position.h"
 
@@ -35,16 +37,24 @@ Tensor real_keys(const Band& band, int64_t n, const Tensor& valid, const Tensor&
       .unfold(1, band.back + band.block + band.ahead, band.block);
 }
 
+bool has_bias(const BandedScores& scores, const Tensor& like) {
+  const Tensor one = scores.positions.narrow(-1, 0, 1);
+  return scores.position->bias(one, one, like.scalar_type()).defined();
+}
+
+/// Whether the bias depends on key minus query only, for positions without gaps.
+bool by_offset(const BandedScores& scores) {
+  const Tensor steps = scores.positions.slice(-1, 1) - scores.positions.slice(-1, 0, -1);
+  return scores.position->diagonals(1).defined() && (steps == 1).all().item<bool>();
+}
+
 Tensor bias_of_band(const Band& band, int64_t n, const BandedScores& scores, const Tensor& like) {
   const int64_t width = band.back + band.block + band.ahead;
   const int64_t padded = (n + band.block - 1) / band.block * band.block;
   const Tensor positions =
       scores.positions.dim() == 1 ? scores.positions.unsqueeze(0) : scores.positions;
-  const Tensor one = positions.narrow(1, 0, 1);
-  if (!scores.position->bias(one, one, like.scalar_type()).defined()) return {};
-  const Tensor steps = positions.slice(1, 1) - positions.slice(1, 0, -1);
-  const bool toeplitz = scores.position->diagonals(1).defined() && (steps == 1).all().item<bool>();
-  if (toeplitz) {
+  if (!has_bias(scores, like)) return {};
+  if (by_offset(scores)) {
     // One block tells all: the bias depends on key minus query only.
     const Tensor key = at::arange(width, positions.options());
     return scores.position->bias(key.narrow(0, band.back, band.block), key, like.scalar_type());
@@ -57,6 +67,23 @@ Tensor bias_of_band(const Band& band, int64_t n, const BandedScores& scores, con
   const Tensor key = positions.index_select(1, place(-band.back, padded + band.ahead));
   return block_bias(*scores.position, query.unfold(1, band.block, band.block),
                     key.unfold(1, width, band.block), like.scalar_type());
+}
+
+/// The rule of the tiled kernel for a band that slides with its queries.
+std::optional<AttentionRule> sliding_rule(const Tensor& q, const Tensor& k, const Band& band,
+                                          const BandedScores& scores) {
+  if (!band.sliding || !tiles_serve(q, k, scores.dropout)) return std::nullopt;
+  AttentionRule rule;
+  if (scores.position && has_bias(scores, q)) {
+    if (!by_offset(scores)) return std::nullopt;
+    rule.offset_bias = scores.position->diagonals(q.size(2), q.scalar_type());
+  }
+  rule.causal = band.causal;
+  rule.scale = 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
+  rule.key_valid = scores.valid;
+  rule.back = band.back;
+  rule.ahead = band.ahead;
+  return rule;
 }
 
 }  // namespace
@@ -121,6 +148,7 @@ Tensor banded_attention(const Tensor& q, const Tensor& k, const Tensor& v, const
                         const BandedScores& scores) {
   const int64_t n = q.size(2);
   const Band band = fitted(wanted, n);
+  if (const auto rule = sliding_rule(q, k, band, scores)) return attention(q, k, v, *rule);
   const int64_t blocks = (n + band.block - 1) / band.block;
   const int64_t missing = blocks * band.block - n;
   const auto own = [&](const Tensor& x) {
