@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/cuda/binding.h"
 #include "kernels/rows.h"
 
 namespace formwork {
@@ -34,11 +35,26 @@ variable_list differentiable_gradients(const variable_list& inputs, const Tensor
   return result;
 }
 
+cpu::AttentionForward forward_by_tiles(const Tensor& q, const Tensor& k, const Tensor& v,
+                                       const AttentionRule& rule) {
+  if constexpr (gpu::kBuilt)
+    if (q.is_cuda()) return gpu::attention_forward(q, k, v, rule);
+  return cpu::attention_forward(q, k, v, rule);
+}
+
+cpu::AttentionBackward backward_by_tiles(const Tensor& gradient, const Tensor& q, const Tensor& k,
+                                         const Tensor& v, const cpu::AttentionForward& forward,
+                                         const AttentionRule& rule) {
+  if constexpr (gpu::kBuilt)
+    if (q.is_cuda()) return gpu::attention_backward(gradient, q, k, v, forward, rule);
+  return cpu::attention_backward(gradient, q, k, v, forward, rule);
+}
+
 struct Attention : torch::autograd::Function<Attention> {
   static Tensor forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
                         const std::optional<Tensor>& key_valid, bool causal, double scale) {
     AttentionRule rule{causal, scale, key_valid.value_or(Tensor())};
-    const cpu::AttentionForward result = cpu::attention_forward(q, k, v, rule);
+    const cpu::AttentionForward result = forward_by_tiles(q, k, v, rule);
     context->saved_data["causal"] = causal;
     context->saved_data["scale"] = scale;
     context->save_for_backward({q, k, v, rule.key_valid, result.out, result.log_sum});
@@ -54,13 +70,16 @@ struct Attention : torch::autograd::Function<Attention> {
     }
     const Tensor gradient = gradients[0].stride(-1) == 1 ? gradients[0] : gradients[0].contiguous();
     const cpu::AttentionBackward result =
-        cpu::attention_backward(gradient, q, k, v, {saved[4], saved[5]}, rule);
+        backward_by_tiles(gradient, q, k, v, {saved[4], saved[5]}, rule);
     return {result.q, result.k, result.v, Tensor(), Tensor(), Tensor()};
   }
 };
 
 bool served_here(const Tensor& q, const Tensor& k, const Tensor& v) {
   const auto type = q.scalar_type();
+  if constexpr (gpu::kBuilt)
+    if (q.is_cuda())
+      return gpu::serves_attention(q, k, v) && q.numel() > 0 && k.numel() > 0 && v.numel() > 0;
   return q.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
          k.scalar_type() == type && v.scalar_type() == type && q.numel() > 0 && k.numel() > 0 &&
          v.numel() > 0;
@@ -71,7 +90,7 @@ bool served_here(const Tensor& q, const Tensor& k, const Tensor& v) {
 /// out.
 bool better_whole(const Tensor& q, const Tensor& k, const AttentionRule& rule) {
   constexpr int64_t kWide = 128, kMostScores = int64_t{1} << 24;
-  return q.scalar_type() == at::kFloat && !rule.causal && q.size(-1) > kWide &&
+  return q.is_cpu() && q.scalar_type() == at::kFloat && !rule.causal && q.size(-1) > kWide &&
          q.size(0) * q.size(1) * q.size(2) * k.size(2) <= kMostScores;
 }
 

@@ -16,22 +16,18 @@ constexpr int kOwnRows = 16 * kAttentionWarps;  // queries or keys that a block 
 template <class T, int width>
 struct AttentionTiles {
   static constexpr int pitch = kPitch<T, width>;
-  static constexpr bool wide_rows = width * sizeof(T) > 256;
-  static constexpr int keys = wide_rows ? 32 : 64;  // at a time, forward
+  static constexpr int keys = sizeof(T) == 2 ? 64 : 32;  // at a time, forward
   // At a time, backward, where registers hold two results of a block's rows.
   static constexpr int back = sizeof(T) == 2 && width <= 64 ? 64 : 32;
   static constexpr int own = kOwnRows * pitch;
-  /// Floats that a warp's result takes on its way into a product; tensor cores need none.
-  static constexpr int room(int columns) {
-    return sizeof(T) == 4 ? 16 * kPitch<float, 64> * columns / 64 : 0;
+  /// What the warps' results take on their way into a product; tensor cores need nothing.
+  static constexpr size_t room(int columns) {
+    return sizeof(T) == 4 ? kOwnRows * (columns + 4) * sizeof(float) : 0;
   }
-  static constexpr size_t forward_bytes =
-      (own + 4 * keys * pitch) * sizeof(T) +
-      kAttentionWarps * 16 * (sizeof(T) == 4 ? keys + 4 : 0) * 4;
-  static constexpr size_t backward_bytes =
-      (2 * own + 4 * back * pitch) * sizeof(T) +
-      kAttentionWarps * 16 * (sizeof(T) == 4 ? back + 4 : 0) * 4;
-  static constexpr size_t rows_bytes = 4 * back * sizeof(float);  // log sums and `along`, twice
+  static constexpr size_t forward_bytes = (own + 4 * keys * pitch) * sizeof(T) + room(keys);
+  static constexpr size_t query_bytes = (2 * own + 4 * back * pitch) * sizeof(T) + room(back);
+  static constexpr size_t key_bytes =
+      query_bytes + 4 * back * sizeof(float);  // and two rows, twice
 };
 
 template <class T>
@@ -155,7 +151,7 @@ struct RunningSoftmax {
 };
 
 template <class T, int width>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_forward_kernel(const Attention a, bool vectors) {
   using Tiles = AttentionTiles<T, width>;
   constexpr int keys = Tiles::keys, pitch = Tiles::pitch, stage = keys * pitch;
@@ -252,7 +248,7 @@ __device__ __forceinline__ float divisor(float log_sum) {
 
 /// Gradients of a block's own keys and values: all queries of all heads that share them pass by.
 template <class T, int width>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_key_gradients_kernel(const Attention a, const AttentionGradients g, bool vectors) {
   using Tiles = AttentionTiles<T, width>;
   constexpr int queries = Tiles::back, pitch = Tiles::pitch, stage = queries * pitch;
@@ -318,7 +314,7 @@ __global__ void __launch_bounds__(kAttentionThreads)
 
 /// Gradients of a block's own queries: all keys pass by.
 template <class T, int width>
-__global__ void __launch_bounds__(kAttentionThreads)
+__global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_query_gradients_kernel(const Attention a, const AttentionGradients g, bool vectors) {
   using Tiles = AttentionTiles<T, width>;
   constexpr int keys = Tiles::back, pitch = Tiles::pitch, stage = keys * pitch;
@@ -394,12 +390,11 @@ Status backward_of(const Attention& a, const AttentionGradients& g, bool vectors
                          g.out, g.along);
   if (status) return status;
   const dim3 key_blocks(blocks_for(a.keys, kOwnRows), a.kv_heads, a.batch);
-  status =
-      launch({key_blocks, kAttentionThreads, Tiles::backward_bytes + Tiles::rows_bytes, stream},
-             attention_key_gradients_kernel<T, width>, a, g, vectors);
+  status = launch({key_blocks, kAttentionThreads, Tiles::key_bytes, stream},
+                  attention_key_gradients_kernel<T, width>, a, g, vectors);
   if (status) return status;
   const dim3 query_blocks(blocks_for(a.queries, kOwnRows), a.heads, a.batch);
-  return launch({query_blocks, kAttentionThreads, Tiles::backward_bytes, stream},
+  return launch({query_blocks, kAttentionThreads, Tiles::query_bytes, stream},
                 attention_query_gradients_kernel<T, width>, a, g, vectors);
 }
 
@@ -413,6 +408,15 @@ Status with_width(const Attention& a, Body body) {
 }
 
 }  // namespace
+
+int64_t attention_shared_memory(const Attention& a) {
+  return with_type(a.element, [&](auto type) {
+    return with_width(a, [&](auto width) -> Status {
+      using Tiles = AttentionTiles<decltype(type), decltype(width)::value>;
+      return Tiles::key_bytes > Tiles::forward_bytes ? Tiles::key_bytes : Tiles::forward_bytes;
+    });
+  });
+}
 
 Status attention_forward(const Attention& a, Stream stream) {
   const bool vectors = heads_in_vectors(a.element, a.q, a.width) &&

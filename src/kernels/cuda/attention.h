@@ -30,6 +30,10 @@ struct Attention {
   } bias_stride;
 };
 
+/// Bytes of shared memory that a block of the two passes takes: at most 142 KB, and under 99 KB
+/// (what every GPU from compute capability 8.0 on has) but for float32 rows of more than 64.
+int64_t attention_shared_memory(const Attention& attention);
+
 /// Fills out and log_sum.
 Status attention_forward(const Attention& attention, Stream stream);
 

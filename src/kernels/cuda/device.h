@@ -1,6 +1,8 @@
 // Numbers, vectors of 16 bytes, and sums over a warp or a block, for all kernels.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/common.h"
 
 #ifdef __CUDACC__

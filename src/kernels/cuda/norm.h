@@ -11,7 +11,7 @@ namespace formwork::FORMWORK_CUDA {
 enum class NormForm { layer, rms, crms, at_least, outside };
 
 /// The widest rows of norm_backward.
-constexpr int kWidestNorm = 16384;
+constexpr int kWidestNorm = 12288;
 
 /// A norm of contiguous rows [rows,D].
 struct Norm {
@@ -35,7 +35,7 @@ struct Norm {
 Status norm_forward(const Norm& norm, Stream stream);
 
 /// Rows of partial sums that norm_backward needs room for.
-constexpr int kNormPartials = 512;
+constexpr int kNormPartials = 384;
 
 /// x of `norm` is what was normed (the sum, where there was a residual); inverse, first and slope
 /// as the forward pass left them.

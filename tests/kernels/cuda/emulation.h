@@ -76,7 +76,7 @@ unsigned char* shared_memory();
 void __syncthreads();
 
 /// What lanes do together; all of a warp must do the same.
-enum class Together { barrier, shuffle, vote, multiply, load };
+enum class Together { barrier, shuffle, multiply, load };
 /// Waits until every lane of the warp has handed in its `bytes`; returns those of lane 0, followed
 /// every kSlot bytes by those of the others.
 constexpr size_t kSlot = 64;
