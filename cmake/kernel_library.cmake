@@ -20,6 +20,28 @@ else()
 endif()
 
 set(kernel_objects $<TARGET_OBJECTS:formwork_kernel_objects>)
+
+# The CUDA kernels and their binding, where libtorch has CUDA and its compiler is here. They need no
+# libtorch themselves. sm_80 brings code that the driver compiles for later GPUs.
+find_library(FORMWORK_TORCH_CUDA torch_cuda PATHS ${TORCH_INSTALL_PREFIX}/lib NO_DEFAULT_PATH)
+if(FORMWORK_TORCH_CUDA)
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    file(GLOB cuda_sources CONFIGURE_DEPENDS src/kernels/cuda/*.cu)
+    add_library(formwork_cuda_objects OBJECT ${cuda_sources})
+    target_include_directories(formwork_cuda_objects PRIVATE src)
+    # CMake 3.25 knows no later standard for nvcc 13.
+    set_target_properties(formwork_cuda_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
+                          CUDA_STANDARD 17 CUDA_ARCHITECTURES "80;90a-real")
+    list(APPEND kernel_objects $<TARGET_OBJECTS:formwork_cuda_objects>)
+    target_sources(formwork_kernel_objects PRIVATE src/kernels/cuda/binding.cpp)
+    target_compile_definitions(formwork_kernel_objects PRIVATE FORMWORK_CUDA_KERNELS=1)
+  else()
+    message(STATUS "libtorch has CUDA, but nvcc was not found: on a GPU the plain operators serve.")
+  endif()
+endif()
 foreach(level IN LISTS FORMWORK_SIMD_LEVELS)
   list(APPEND kernel_objects $<TARGET_OBJECTS:formwork_simd_${level}>)
 endforeach()

@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "kernels/cuda/binding.h"
 #include "kernels/rows.h"
 
 namespace formwork {
@@ -61,13 +62,28 @@ variable_list differentiable_gradients(const variable_list& inputs, const variab
 
 using Maybe = std::optional<Tensor>;
 
+AttentionResult forward_pass(const Tensor& q, const Tensor& k, const Tensor& v,
+                             const AttentionRule& rule) {
+  if constexpr (gpu::kBuilt)
+    if (q.is_cuda()) return gpu::attention_forward(q, k, v, rule);
+  return cpu::attention_forward(q, k, v, rule);
+}
+
+cpu::AttentionBackward backward_pass(const cpu::AttentionSlopes& slopes, const Tensor& q,
+                                     const Tensor& k, const Tensor& v,
+                                     const AttentionResult& forward, const AttentionRule& rule) {
+  if constexpr (gpu::kBuilt)
+    if (q.is_cuda()) return gpu::attention_backward(slopes.out, q, k, v, forward, rule);
+  return cpu::attention_backward(slopes, q, k, v, forward, rule);
+}
+
 struct Attention : torch::autograd::Function<Attention> {
   /// Outputs and log-sums; the tensors that have gradients stand before the rule, which holds them
   /// too.
   static variable_list forward(AutogradContext* context, const Tensor& q, const Tensor& k,
                                const Tensor& v, const Maybe& bias, const Maybe& offset_bias,
                                const AttentionRule& rule) {
-    const AttentionResult result = cpu::attention_forward(q, k, v, rule);
+    const AttentionResult result = forward_pass(q, k, v, rule);
     save_rule(context, rule);
     context->saved_data["bias"] = bias && bias->requires_grad();
     context->saved_data["offset_bias"] = offset_bias && offset_bias->requires_grad();
@@ -88,7 +104,8 @@ struct Attention : torch::autograd::Function<Attention> {
     rule.cosine = saved[9];
     rule.sine = saved[10];
     const variable_list inputs(saved.begin(), saved.begin() + 5);
-    if (at::GradMode::is_enabled())  // somebody will differentiate the gradient again
+    // Somebody will differentiate the gradient again, or wants what the CUDA kernels do not give.
+    if (at::GradMode::is_enabled() || (saved[0].is_cuda() && gradients[1].defined()))
       return differentiable_gradients(inputs, gradients, rule);
     cpu::AttentionSlopes slopes;
     slopes.out = gradients[0].defined() ? gradients[0] : at::zeros_like(saved[5]);
@@ -97,13 +114,17 @@ struct Attention : torch::autograd::Function<Attention> {
     slopes.bias = context->saved_data["bias"].toBool();
     slopes.offset_bias = context->saved_data["offset_bias"].toBool();
     const cpu::AttentionBackward result =
-        cpu::attention_backward(slopes, saved[0], saved[1], saved[2], {saved[5], saved[6]}, rule);
+        backward_pass(slopes, saved[0], saved[1], saved[2], {saved[5], saved[6]}, rule);
     return {result.q, result.k, result.v, result.bias, result.offset_bias, Tensor()};
   }
 };
 
-bool served_here(const Tensor& q, const Tensor& k, const Tensor& v) {
+bool served_here(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionRule& rule) {
   const auto type = q.scalar_type();
+  if constexpr (gpu::kBuilt)
+    if (q.is_cuda())
+      return q.numel() > 0 && k.numel() > 0 && v.numel() > 0 &&
+             gpu::serves_attention(q, k, v, rule);
   return q.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
          k.scalar_type() == type && v.scalar_type() == type && q.numel() > 0 && k.numel() > 0 &&
          v.numel() > 0;
@@ -114,7 +135,7 @@ bool served_here(const Tensor& q, const Tensor& k, const Tensor& v) {
 /// out.
 bool better_whole(const Tensor& q, const Tensor& k, const AttentionRule& rule) {
   constexpr int64_t kWide = 128, kMostScores = int64_t{1} << 24;
-  return q.scalar_type() == at::kFloat && !rule.causal && q.size(-1) > kWide &&
+  return q.is_cpu() && q.scalar_type() == at::kFloat && !rule.causal && q.size(-1) > kWide &&
          q.size(0) * q.size(1) * q.size(2) * k.size(2) <= kMostScores;
 }
 
@@ -186,7 +207,7 @@ AttentionResult attention_with_log_sum(const Tensor& q, const Tensor& k, const T
                                        const AttentionRule& rule) {
   check_inputs(q, k, v);
   check_rule(q, k, rule);
-  if (!served_here(q, k, v) || better_whole(q, k, rule))
+  if (!served_here(q, k, v, rule) || better_whole(q, k, rule))
     return attention_with_log_sum_reference(q, k, v, rule);
   AttentionRule packed = rule;
   if (rule.key_valid.defined()) packed.key_valid = rule.key_valid.contiguous();
@@ -204,7 +225,7 @@ AttentionResult attention_with_log_sum(const Tensor& q, const Tensor& k, const T
   const bool recorded =
       c10::GradMode::is_enabled() &&
       (trains(q) || trains(k) || trains(v) || trains(packed.bias) || trains(packed.offset_bias));
-  if (!recorded) return cpu::attention_forward(rows[0], rows[1], rows[2], packed);
+  if (!recorded) return forward_pass(rows[0], rows[1], rows[2], packed);
   const variable_list results =
       Attention::apply(rows[0], rows[1], rows[2], bias, offset_bias, packed);
   return {results[0], results[1]};

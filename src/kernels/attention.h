@@ -33,7 +33,8 @@ struct AttentionRule {
 /// laid out as [B,Nq,H,V] in memory, so that merging the heads is free. Hkv divides H; a query
 /// without a key gives 0. Memory beside the output: O(Nk) a thread, or where heads are wider than
 /// 128, nothing is causal and there are at most 2^24 scores, all of them, which is faster. float32
-/// and bfloat16 on the CPU (computed in float32, as the biases are); anything else by
+/// and bfloat16 on the CPU (computed in float32, as the biases are), and on GPUs in a build with
+/// CUDA for heads up to 128 and rules of causal and key_valid alone; anything else by
 /// attention_reference. The biases have gradients too. A rule of wrong shapes or types is an Error.
 /// Dao et al. 2022 (arXiv 2205.14135); Rabe, Staats 2021 (arXiv 2112.05682).
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

@@ -3,6 +3,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/error.h"
+#include "kernels/cuda/binding.h"
 
 namespace formwork {
 namespace {
@@ -15,13 +16,15 @@ void check_packed(const at::Tensor& x, const PackedWeight& weight, const at::Ten
   check(x.scalar_type() == at::kFloat && (int8 || w.scalar_type() == at::kBFloat16), kPacked,
         "found x of ", x.scalar_type(), " and a weight of ", w.scalar_type(),
         "; supported: x of Float and a weight of Char (int8) or BFloat16");
-  check(x.is_cpu() && w.is_cpu(), kPacked, "found x on ", x.device().str(), " and the weight on ",
-        w.device().str(), "; supported: both on the CPU");
+  const bool together = x.device() == w.device() && (x.is_cpu() || gpu::serves(x));
+  check(together, kPacked, "found x on ", x.device().str(), " and the weight on ", w.device().str(),
+        "; supported: both on the CPU", gpu::kBuilt ? ", or on one GPU" : "");
   check(w.dim() == 2 && x.dim() >= 1 && x.size(-1) == w.size(1), kPacked, "found x ", x.sizes(),
         " and a weight ", w.sizes(), "; valid: x [..., in] and a weight [out, in]");
   const at::IntArrayRef rows = w.sizes().slice(0, 1);
   const auto fits = [&](const at::Tensor& vector) {
-    return vector.is_cpu() && vector.scalar_type() == at::kFloat && vector.sizes() == rows;
+    return vector.device() == x.device() && vector.scalar_type() == at::kFloat &&
+           vector.sizes() == rows;
   };
   check(int8 ? weight.scale.defined() && fits(weight.scale) : !weight.scale.defined(), kPacked,
         "found a weight of ", w.scalar_type(), weight.scale.defined() ? " with" : " without",
@@ -65,6 +68,11 @@ at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const 
   const at::Tensor flat = x.reshape({rows, x.size(-1)}).contiguous();
   const PackedWeight whole{weight.values.contiguous(),
                            weight.scale.defined() ? weight.scale.contiguous() : weight.scale};
+  if constexpr (gpu::kBuilt) {
+    if (x.is_cuda() && rows > kPackedRows) return packed_linear_reference(x, weight, bias);
+    if (x.is_cuda())
+      return gpu::packed_linear(flat, whole, bias.defined() ? bias.contiguous() : bias).view(shape);
+  }
   return cpu::packed_linear(flat, whole, bias.defined() ? bias.contiguous() : bias).view(shape);
 }
 

@@ -26,9 +26,9 @@ PackedWeight pack_weight(const at::Tensor& weight, PackedForm form);
 /// y = x Wᵀ + bias in float32, x [..., in] → [..., out]; bias [out] float32 or undefined. Up to
 /// kPackedRows rows of x (decoding) read each weight once, and their numbers depend neither on the
 /// threads nor on the other rows; more rows (a prompt) unpack some of W at a time and multiply as
-/// at::linear does. Other types, other devices and inputs that want gradients are refused. Weights
-/// alone are rounded, as in Frantar et al. 2022, arXiv 2210.17323; scales by the largest entry as
-/// in Dettmers et al. 2022, arXiv 2208.07339.
+/// at::linear does. Other types, other devices (but GPUs in a build with CUDA) and inputs that want
+/// gradients are refused. Weights alone are rounded, as in Frantar et al. 2022, arXiv 2210.17323;
+/// scales by the largest entry as in Dettmers et al. 2022, arXiv 2208.07339.
 at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias);
 
 /// The same by plain operators.

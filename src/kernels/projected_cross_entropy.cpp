@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "kernels/cuda/binding.h"
 #include "kernels/parallel.h"
 #include "kernels/rows.h"
 
@@ -60,6 +61,8 @@ void differentiate_rows(const Tensor& logits, const Tensor& target, const CrossE
 /// The same for any number of rows, on all threads; blocks depend on the shape only.
 void differentiate(const Tensor& logits, const Tensor& target, const CrossEntropyRule& rule,
                    const Tensor& losses, bool wanted) {
+  if constexpr (gpu::kBuilt)
+    if (gpu::serves(logits)) return gpu::cross_entropy(logits, target, rule, losses, wanted);
   const int64_t rows = logits.size(0);
   const int64_t block = std::max<int64_t>(1, kLogitsInCache / logits.size(1));
   in_parallel((rows + block - 1) / block, [&](int64_t begin, int64_t end) {
@@ -74,6 +77,7 @@ void differentiate(const Tensor& logits, const Tensor& target, const CrossEntrop
 /// In the order of the rows, whatever the threads.
 Tensor sum_in_order(const Tensor& losses) {
   const Tensor wide = losses.to(at::kDouble);
+  if (!wide.is_cpu()) return wide.sum().to(losses.scalar_type());  // a GPU has one order too
   double sum = 0.0;
   const double* values = wide.const_data_ptr<double>();
   for (int64_t i = 0; i < wide.numel(); ++i) sum += values[i];
@@ -102,11 +106,12 @@ LossWithGradients pass(const ProjectedRows& all, const Wanted& wanted) {
       at::addmm_out(products, bias, x_now, weight.t());
     else
       at::mm_out(products, x_now, weight.t());
-    const Tensor slopes = products.to(wide);
+    // A GPU's kernel rounds what it writes over the products.
+    const Tensor slopes = gpu::serves(products) ? products : products.to(wide);
     differentiate(slopes, all.target.narrow(0, from, count), all.rule,
                   losses.narrow(0, from, count), wanted.any());
     if (!wanted.any()) continue;
-    if (wanted.bias) result.bias.add_(slopes.sum(0));
+    if (wanted.bias) result.bias.add_(slopes.sum({0}, false, wide));
     const Tensor narrow_slopes = slopes.to(type);
     if (wanted.x) result.x.narrow(0, from, count).copy_(at::mm(narrow_slopes, weight));
     if (wanted.weight && type == wide)
@@ -127,8 +132,9 @@ ProjectedRows counted_rows(const Tensor& x, const Tensor& weight, const Tensor& 
                     target.flatten(),
                     rule,
                     x.scalar_type()};
-  if (at::autocast::is_autocast_enabled(at::kCPU) && x.scalar_type() != at::kDouble)
-    all.product_type = at::autocast::get_autocast_dtype(at::kCPU);
+  const at::DeviceType device = x.device().type();
+  if (at::autocast::is_autocast_enabled(device) && x.scalar_type() != at::kDouble)
+    all.product_type = at::autocast::get_autocast_dtype(device);
   const Tensor counted = all.target.ge(0);
   if (!counted.all().item<bool>()) {
     places = counted.nonzero().squeeze(1);

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/cuda/binding.h"
 #include "kernels/rows.h"
 
 namespace formwork {
@@ -49,6 +50,21 @@ Tensor differentiable_gradient(const Tensor& gradient, const Tensor& x, const Te
   return root * inner - along * slope * (inner * x).sum(-1, true);
 }
 
+cpu::RmsNormForward forward_pass(const Tensor& x, const Tensor& residual, const Tensor& scale,
+                                 double eps, RmsForm form) {
+  if constexpr (gpu::kBuilt)
+    if (x.is_cuda()) return gpu::rms_norm_forward(x, residual, scale, eps, form);
+  return cpu::rms_norm_forward(x, residual, scale, eps, form);
+}
+
+cpu::RmsNormBackward backward_pass(const Tensor& gradient, const Tensor& sum_gradient,
+                                   const Tensor& x, const cpu::RmsNormForward& forward,
+                                   const Tensor& scale, [[maybe_unused]] RmsForm form) {
+  if constexpr (gpu::kBuilt)
+    if (x.is_cuda()) return gpu::rms_norm_backward(gradient, sum_gradient, x, forward, scale, form);
+  return cpu::rms_norm_backward(gradient, sum_gradient, x, forward, scale);
+}
+
 /// Outputs {y} or, with a residual, {y, x + residual}.
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static variable_list forward(AutogradContext* context, const Tensor& x,
@@ -59,7 +75,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const Tensor scale = maybe_scale ? *maybe_scale : Tensor();
     const Tensor other = residual.defined() ? residual.contiguous() : residual;
     const cpu::RmsNormForward result =
-        cpu::rms_norm_forward(rows, other, scale, eps, static_cast<RmsForm>(form));
+        forward_pass(rows, other, scale, eps, static_cast<RmsForm>(form));
     context->set_materialize_grads(false);
     context->saved_data["eps"] = eps;
     context->saved_data["form"] = form;
@@ -87,7 +103,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       const Tensor sum_gradient = more.defined() ? more.contiguous() : more;
       const cpu::RmsNormForward forward{{}, {}, saved[2], saved[3], saved[4]};
       const cpu::RmsNormBackward result =
-          cpu::rms_norm_backward(gradients[0].contiguous(), sum_gradient, x, forward, scale);
+          backward_pass(gradients[0].contiguous(), sum_gradient, x, forward, scale,
+                        static_cast<RmsForm>(context->saved_data["form"].toInt()));
       x_gradient = result.x;
       scale_gradient = result.scale;
     }
@@ -96,7 +113,10 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 };
 
 bool served_here(const Tensor& x) {
-  return x.device().is_cpu() && x.dim() > 0 && x.size(-1) > 0;
+  if (x.dim() == 0 || x.size(-1) == 0) return false;
+  if constexpr (gpu::kBuilt)
+    if (x.is_cuda()) return gpu::serves_norm(x);
+  return x.is_cpu();
 }
 
 Maybe widened(const Tensor& scale, const Tensor& x) {

@@ -1,0 +1,13 @@
+// Runs the checks of a group of kernels on the CPU.
+#pragma once
+
+#include "kernels/cuda/emulation.h"
+//
+#include "kernels/cuda/device_array.h"
+
+namespace formwork::emulated {
+
+/// Every finding within its limit, whatever the order in which the threads of a block take turns.
+void expect_good(void (*checks)(Report&));
+
+}  // namespace formwork::emulated
