@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kNormThreads) norm_forward_kernel(const Norm n
 
 /// A block takes `strip` rows and sums over them what the gradients of scale and shift need.
 template <class T, int n, bool whole_block>
-__global__ void __launch_bounds__(kNormThreads)
+__global__ void __launch_bounds__(kNormThreads, 3)
     norm_backward_kernel(const Norm norm, const NormGradients g, int64_t strip) {
   using Row = NormRow<whole_block>;
   __shared__ float room[2 * kNormWarps];

@@ -55,7 +55,7 @@ class DeviceArray {
       if (all[i] != 0xff || all[all.size() - 1 - i] != 0xff)
         throw std::runtime_error("a kernel wrote outside of its array");
     std::vector<T> values(bytes_ / sizeof(T));
-    std::memcpy(values.data(), all.data() + kGuard, values.size() * sizeof(T));
+    if (!values.empty()) std::memcpy(values.data(), all.data() + kGuard, values.size() * sizeof(T));
     return values;
   }
 

@@ -7,6 +7,9 @@
 
 namespace formwork::emulated {
 
+/// Whether this build can run fibers: ThreadSanitizer's cannot.
+bool emulates();
+
 /// Every finding within its limit, whatever the order in which the threads of a block take turns.
 void expect_good(void (*checks)(Report&));
 

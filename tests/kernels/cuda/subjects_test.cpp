@@ -8,6 +8,7 @@ namespace formwork::emulated {
 namespace {
 
 TEST(property, cuda_bench_subjects_run) {
+  if (!emulates()) GTEST_SKIP() << "ThreadSanitizer does not follow fibers";
   run_in_order(Order::ascending);
   for (const auto& make : subjects()) {
     const Subject subject = make(256);
