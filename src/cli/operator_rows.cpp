@@ -9,8 +9,10 @@
 #include "kernels/channels.h"
 #include "kernels/gated_rms.h"
 #include "kernels/grouped.h"
+#include "kernels/layer_norm.h"
 #include "kernels/linear_map.h"
 #include "kernels/matmul.h"
+#include "kernels/matrix_state.h"
 #include "kernels/mixed_norm.h"
 #include "kernels/packed_linear.h"
 #include "kernels/projected_cross_entropy.h"
@@ -19,7 +21,6 @@
 #include "kernels/scaled_tanh.h"
 #include "methods/channel/channel.h"
 #include "methods/constraint/constraint.h"
-#include "methods/mixer/linear_attention.h"
 #include "methods/optimizer/optimizer.h"
 
 namespace formwork {
@@ -92,13 +93,33 @@ void OperatorList::add_linear_maps() {
   add_linear(width_, width_);
   add_linear(width_, 4 * width_);
   add_linear(4 * width_, width_);
-  const Tensor w = draw({4 * width_, width_});
+  const Tensor w = draw({4 * width_, width_}), one = draw({1, width_});
+  add("linear, one row", {one, w}, [=] { return linear_map(one, w); },
+      {[=] { return at::linear(one, w); }});
+  const Tensor x = trained({tokens_, width_}), up = trained({4 * width_, width_}),
+               bias = trained({4 * width_}), residual = trained({tokens_, 4 * width_}),
+               z = trained({tokens_, 4 * width_});
+  add("linear, bias, gelu, add", {x, up, bias, residual},
+      [=] {
+        return linear_map(x, up, {bias, Activation::gelu, residual});
+      },
+      {[=] { return at::gelu(at::linear(x, up, bias)) + residual; }});
+  add("bias, gelu", {z, bias},
+      [=] {
+        return activate(z, Activation::gelu, {bias, {}, {}});
+      },
+      {[=] { return at::gelu(z + bias); }});
+  add("silu times factor", {z, residual},
+      [=] {
+        return activate(z, Activation::silu, {{}, residual, {}});
+      },
+      {[=] { return at::silu(z) * residual; }});
   for (const int64_t rows_of_x : {int64_t{1}, std::max<int64_t>(1, tokens_ / 32)})
     for (const PackedForm form : {PackedForm::int8, PackedForm::bfloat16}) {
-      const Tensor x = draw({rows_of_x, width_});
+      const Tensor few = draw({rows_of_x, width_});
       const PackedWeight packed = pack_weight(w, form);
-      add(form == PackedForm::int8 ? "packed int8" : "packed bfloat16", {x, packed.values},
-          [=] { return packed_linear(x, packed, {}); }, {[=] { return at::linear(x, w); }});
+      add(form == PackedForm::int8 ? "packed int8" : "packed bfloat16", {few, packed.values},
+          [=] { return packed_linear(few, packed, {}); }, {[=] { return at::linear(few, w); }});
     }
 }
 
@@ -112,6 +133,9 @@ void OperatorList::add_norms() {
   add("crms_norm", {x, w}, [=] { return crms_norm(x, w, kEps); });
   add("add_rms_norm", {x, r, w}, [=] { return add_rms_norm(x, r, w, kEps).y; },
       {[=] { return at::rms_norm(x + r, by, w, kEps); }});
+  add("add_layer_norm", {x, r, w, b}, [=] { return add_layer_norm(x, r, w, b, kEps).y; },
+      {[=] { return at::layer_norm(x + r, by, w, b, kEps); }});
+  add("add_crms_norm", {x, r, w}, [=] { return add_crms_norm(x, r, w, kEps).y; });
   add("gated_rms", {x, w, b}, [=] { return gated_rms(x, w, b, kEps); },
       {[=] { return gated_rms_reference(x, w, b, kEps); }});
   add("channel_moments", {plain}, [=] { return channel_moments(plain, {}, {}).product; },
@@ -151,7 +175,10 @@ void OperatorList::add_attention() {
   const std::vector<int64_t> shape{1, std::max<int64_t>(1, width_ / kChunk), tokens_,
                                    std::min(width_, kChunk)};
   const Tensor q = trained(shape), k = trained(shape), v = trained(shape);
-  add("causal_products", {q, k, v}, [=] { return causal_products(q, k, v, kChunk, nullptr); },
+  add("matrix_state_scan", {q, k, v},
+      [=] {
+        return matrix_state_scan({q, k, v}, kChunk);
+      },
       {[=] { return at::matmul(at::matmul(q, k.transpose(-2, -1)).tril(), v); }});
   const int64_t half = shape.back() / 2;
   const Tensor angle = draw({tokens_, half}), cosine = angle.cos(), sine = angle.sin();

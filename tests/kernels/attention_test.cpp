@@ -40,73 +40,69 @@ struct Feature {
   void (*add)(const Case& c, const RandomStream& random, AttentionRule& rule);
 };
 
-const Feature kFeatures[] =
-    {{"nothing", [](const Case&, const RandomStream&, AttentionRule&) {}},
-     {"causal", [](const Case&, const RandomStream&, AttentionRule&rule) { rule.causal = true; }},
-     {"padded",
-      [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-        rule.key_valid = uniform_tensor({c.batch, c.keys}, 0, 1, random.child("valid")) > 0.4;
-        if (c.batch > 1) rule.key_valid[0].fill_(false);  // queries without any key
-      }},
-     {"looking back",
-      [](const Case&c, const RandomStream&, AttentionRule&rule) { rule.back = c.keys / 3; }},
-     {"looking ahead",  // some queries see no key, some tiles are closed
-      [](const Case&, const RandomStream&, AttentionRule&rule) {
-        rule.back = -3;
-        rule.ahead = 9;
-      }},
-     {"bias",
-      [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-        rule.bias = normal_tensor({c.batch, c.heads, c.queries, c.keys}, 1, random.child("bias"));
-      }},
-     {"shared bias",
-      [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-        rule.bias =
-            normal_tensor({1, 1, c.keys, c.queries}, 1, random.child("shared")).transpose(2, 3);
-      }},
-     {"bias of a head",
-      [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-        rule.bias = normal_tensor({1, c.heads, c.queries, c.keys}, 1, random.child("head"));
-      }},
-     {"offset bias",
-      [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-        rule.offset_bias =
-            normal_tensor({c.heads, c.queries + c.keys - 1}, 1, random.child("offsets"));
-      }},
-     {"shared offset bias",
-      [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-        rule.offset_bias = normal_tensor({1, c.queries + c.keys - 1}, 1, random.child("offset"));
-      }}},
-              {"blocks",
-               [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-                 rule.block = 32;
-                 rule.open_blocks =
-                     uniform_tensor({c.heads, (c.queries + 31) / 32, (c.keys + 31) / 32}, 0, 1,
-                                    random.child("blocks")) > 0.5;
-               }},
-              {"blocks of odd sizes",
-               [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-                 rule.block = 21;
-                 rule.open_blocks = uniform_tensor({1, (c.queries + 20) / 21, (c.keys + 20) / 21},
-                                                   0, 1, random.child("odd blocks")) > 0.5;
-               }},
-              {"rotary",
-               [](const Case&c, const RandomStream&random, AttentionRule&rule) {
-                 const Tensor angles = uniform_tensor({c.batch, 1, c.keys, c.width / 2}, -3, 3,
-                                                      random.child("angles"));
-                 rule.cosine = angles.cos();
-                 rule.sine = angles.sin();
-               }},
-{
-  "rotary of neighbours", [](const Case& c, const RandomStream& random, AttentionRule& rule) {
-    const Tensor angles =
-        uniform_tensor({c.keys, c.width / 4}, -3, 3, random.child("fewer angles"));
-    rule.cosine = angles.cos();
-    rule.sine = angles.sin();
-    rule.pairing = Pairing::interleaved;
-  }
-}
-};
+const Feature kFeatures[] = {
+    {"nothing", [](const Case&, const RandomStream&, AttentionRule&) {}},
+    {"causal", [](const Case&, const RandomStream&, AttentionRule& rule) { rule.causal = true; }},
+    {"padded",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.key_valid = uniform_tensor({c.batch, c.keys}, 0, 1, random.child("valid")) > 0.4;
+       if (c.batch > 1) rule.key_valid[0].fill_(false);  // queries without any key
+     }},
+    {"looking back",
+     [](const Case& c, const RandomStream&, AttentionRule& rule) { rule.back = c.keys / 3; }},
+    {"looking ahead",  // some queries see no key, some tiles are closed
+     [](const Case&, const RandomStream&, AttentionRule& rule) {
+       rule.back = -3;
+       rule.ahead = 9;
+     }},
+    {"bias",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.bias = normal_tensor({c.batch, c.heads, c.queries, c.keys}, 1, random.child("bias"));
+     }},
+    {"shared bias",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.bias =
+           normal_tensor({1, 1, c.keys, c.queries}, 1, random.child("shared")).transpose(2, 3);
+     }},
+    {"bias of a head",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.bias = normal_tensor({1, c.heads, c.queries, c.keys}, 1, random.child("head"));
+     }},
+    {"offset bias",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.offset_bias =
+           normal_tensor({c.heads, c.queries + c.keys - 1}, 1, random.child("offsets"));
+     }},
+    {"shared offset bias",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.offset_bias = normal_tensor({1, c.queries + c.keys - 1}, 1, random.child("offset"));
+     }},
+    {"blocks",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.block = 32;
+       rule.open_blocks = uniform_tensor({c.heads, (c.queries + 31) / 32, (c.keys + 31) / 32}, 0, 1,
+                                         random.child("blocks")) > 0.5;
+     }},
+    {"blocks of odd sizes",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       rule.block = 21;
+       rule.open_blocks = uniform_tensor({1, (c.queries + 20) / 21, (c.keys + 20) / 21}, 0, 1,
+                                         random.child("odd blocks")) > 0.5;
+     }},
+    {"rotary",
+     [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       const Tensor angles =
+           uniform_tensor({c.batch, 1, c.keys, c.width / 2}, -3, 3, random.child("angles"));
+       rule.cosine = angles.cos();
+       rule.sine = angles.sin();
+     }},
+    {"rotary of neighbours", [](const Case& c, const RandomStream& random, AttentionRule& rule) {
+       const Tensor angles =
+           uniform_tensor({c.keys, c.width / 4}, -3, 3, random.child("fewer angles"));
+       rule.cosine = angles.cos();
+       rule.sine = angles.sin();
+       rule.pairing = Pairing::interleaved;
+     }}};
 
 struct Inputs {
   Tensor q, k, v, gradient, log_sum_gradient;

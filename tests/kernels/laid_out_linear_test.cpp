@@ -11,24 +11,24 @@ namespace {
 
 using at::Tensor;
 
-Tensor float_numbers(at::IntArrayRef shape, uint64_t seed) {
+Tensor laid_out_numbers(at::IntArrayRef shape, uint64_t seed) {
   return numbers(shape, seed).to(at::kFloat);
 }
 
 TEST(property, kernels_laid_out_linear_products) {
   const c10::NoGradGuard no_grad;
-  const Tensor probe = lay_out_weight(float_numbers({4, 4}, 1));
+  const Tensor probe = lay_out_weight(laid_out_numbers({4, 4}, 1));
   if (!probe.defined()) GTEST_SKIP() << "no oneDNN here, or FORMWORK_MATMUL=mkl";
   for (const auto& [out, in] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {17, 33}, {257, 129}})
     for (const at::IntArrayRef leading : {at::IntArrayRef{16}, {3, 7}, {2, 0}})
       for (const bool with_bias : {false, true}) {
-        const Tensor w = float_numbers({out, in}, 1);
+        const Tensor w = laid_out_numbers({out, in}, 1);
         std::vector<int64_t> shape = leading.vec();
         shape.push_back(in);
         // Strided, as a part of something larger is.
         shape.back() *= 2;
-        const Tensor x = float_numbers(shape, 2).narrow(-1, in, in);
-        const Tensor bias = with_bias ? float_numbers({out}, 3) : Tensor();
+        const Tensor x = laid_out_numbers(shape, 2).narrow(-1, in, in);
+        const Tensor bias = with_bias ? laid_out_numbers({out}, 3) : Tensor();
         const Tensor y = laid_out_linear(x, lay_out_weight(w), bias);
         const Tensor wide = at::matmul(x.to(at::kDouble), w.to(at::kDouble).t());
         const Tensor exact = with_bias ? wide + bias.to(at::kDouble) : wide;

@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "core/error.h"
 #include "support/compare.h"
 #include "support/gradcheck.h"
 

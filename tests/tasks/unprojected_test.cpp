@@ -62,7 +62,7 @@ TEST(unit, loss_without_logits) {
 
 TEST(unit, evaluation_in_parts) {
   const auto task = make_task("sequence", {{"problem", Value("copy")}});
-  Model model(tiny_options(task->form(), {}), task->form(), 3);
+  Model model(tiny_options(task->form(), [](ModelOptions&) {}), task->form(), 3);
   model.to(at::kDouble);
   model.eval();
   const std::unique_ptr<Processes> alone = Processes::from_environment();

@@ -1,6 +1,7 @@
 #include "methods/linear/layout.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include "methods/linear/linear.h"
