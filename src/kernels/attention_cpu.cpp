@@ -243,6 +243,7 @@ class BackwardWorker {
   void head(int64_t b, int64_t kv_head, int64_t parts) {
     keys_ =
         pack_rows(Head<T>(in_.k, b, kv_head), 0, s_.keys, s_.width, s_.padded_width, keys_memory_);
+    in_.turn(keys_memory_.data(), s_.padded_width, s_.keys, b, 0);
     values_ = read_rows(Head<T>(in_.v, b, kv_head), 0, s_.keys, s_.value_width, values_memory_);
     std::fill_n(key_gradient_.data(), s_.keys * s_.padded_width, 0.0f);
     std::fill_n(value_gradient_.data(), s_.keys * s_.padded_value_width, 0.0f);

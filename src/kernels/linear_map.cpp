@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -122,6 +123,7 @@ bool is_few(const Tensor& x, const Tensor& weight) {
 
 Tensor product_of_few(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const Tensor rows = x.reshape({-1, x.size(-1)}).contiguous();
+  RECORD_FUNCTION("formwork::few_rows", std::vector<c10::IValue>({rows, weight.t()}));
   const Tensor y = at::empty({rows.size(0), weight.size(0)}, x.options());
   cpu::packed_linear_few(rows, {weight, {}}, bias.defined() ? bias.contiguous() : bias, y);
   return y;

@@ -57,8 +57,7 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=self.size[0], height=self.size[1],
                   deviceScaleFactor=1, mobile=self.phone)
         self.call("Emulation.setEmulatedMedia",
-                  features=[{
-  "name" : "prefers-color-scheme", "value" : "dark" if self.dark else "light"}])
+                  features=[{"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}])
         return self
 
     def __exit__(self, *_):

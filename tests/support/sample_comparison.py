@@ -16,8 +16,8 @@ KINDS = {  # name: (set, loss at the end, accuracy, tokens a second, seconds of 
 
 def spread(values):
     mean = sum(values) / len(values)
-    return {"mean": mean, "values": values, "deviation": math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-}
+    return {"mean": mean, "values": values, "deviation": math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))}
+
 
 def curve(end, delay, rate, noise, points=80):
     random.seed(int(1e6 * end))
@@ -26,8 +26,8 @@ def curve(end, delay, rate, noise, points=80):
     width = [noise * (1.5 + random.random()) + 0.06 * math.exp(-s / 400) for s in steps]
     return {"step": steps, "tokens": [16_384 * s for s in steps],
             "seconds": [16_384 * s / rate for s in steps], "mean": mean,
-            "low": [m - w for m, w in zip(mean, width)], "high": [m + w for m, w in zip(mean, width)]
-}
+            "low": [m - w for m, w in zip(mean, width)], "high": [m + w for m, w in zip(mean, width)]}
+
 
 def finished(name):
     changes, loss, accuracy, rate, delay = KINDS[name]
@@ -38,18 +38,10 @@ def finished(name):
     variant = {
         "name": name, "baseline": name == "pre", "set": changes,
         "recipe_difference": [{"key": "model.norm.eps", "baseline": 1e-5, "variant": None}] if name == "pre-rms" else [], "status": "done", "failure": None,
-        "runs": [{
-  "seed" : seed,
-           "folder" : f "runs/norms/{name}-{seed}",
-                      "status" : "done",
-                                 "failure" : None,
-                                             "metric" : hits[seed - 1],
-                                                        "loss" : losses[seed - 1],
-                                                                 "seconds"
-      : seconds*(1 + 0.01 * seed),
-        "tokens" : 16_384 * STEPS,
-        "spikes" : 2 if name == "local" and seed == 2 else 0,
-        "largest_gradient_norm" : 3.1 + random.random()} for seed in (1, 2, 3)],
+        "runs": [{"seed": seed, "folder": f"runs/norms/{name}-{seed}", "status": "done", "failure": None,
+                  "metric": hits[seed - 1], "loss": losses[seed - 1], "seconds": seconds * (1 + 0.01 * seed),
+                  "tokens": 16_384 * STEPS, "spikes": 2 if name == "local" and seed == 2 else 0,
+                  "largest_gradient_norm": 3.1 + random.random()} for seed in (1, 2, 3)],
         "metric": spread(hits), "loss": spread(losses),
         "parameters": 812_426 + 512 * len(name), "flops_per_token": 4.93e6 - 6e5 * (name == "local") + 2e4 * len(changes),
         "tokens_per_second": rate, "peak_memory_bytes": 412_000_000 + 9_000_000 * len(name),
@@ -79,8 +71,7 @@ def finished(name):
 
 
 def unfinished(name, status, failure, changes):
-    runs = [{
-  "seed" : seed, "folder" : f "runs/norms/odd-{seed}", "status" : status, "failure" : failure}
+    runs = [{"seed": seed, "folder": f"runs/norms/odd-{seed}", "status": status, "failure": failure}
             for seed in (1, 2, 3)]
     variant = {"name": name, "baseline": False, "set": changes, "status": status, "failure": failure, "runs": runs}
     if status == "diverged":
@@ -95,40 +86,18 @@ def unfinished(name, status, failure, changes):
 
 def summary():
     return {
-  "recipe" : "recipes/norms.toml",
-             "date" : "2026-05-04T10:11:12+0000",
-                      "command"
-      : "formwork compare recipes/norms.toml --seeds 3 --jobs 2 --out runs/norms",
-        "machine" : {
-          "processor" : "AMD EPYC 9R14",
-          "cores" : 2,
-          "threads" : 1,
-          "memory_bytes" : 16_500_000_000,
-          "system" : "Debian GNU/Linux 12 (Linux 6.1.0 x86_64)",
-          "libtorch" : "2.13.0",
-          "compiler" : "GNU 12.2.0",
-          "formwork" : "0.1.0",
-          "commit" : "0123456789ab"
-        },
-                    "complete" : False,
-                                 "jobs" : 2,
-                                 "threads_per_job" : 1,
-                                 "equal" : "steps",
-                                           "budget" : STEPS,
-                                                      "metric"
-      : {"name" : "accuracy", "higher_is_better" : True},
-        "seeds" : [ 1, 2, 3 ],
-                  "baseline_recipe" : "[task]\nkind = \"listops\"\n\n[model]\nwidth = 128\n",
-                                      "variants"
-      : [
-        *map(finished, KINDS),
-        unfinished("post", "diverged",
-                   "seed 1: the loss became NaN at step 300; try a smaller optimizer.lr",
-                   {"model.wiring.kind" : "post"}),
-        unfinished("wide", "failed",
-                   "model.heads: found 5, which does not divide model.width = 128",
-                   {"model.heads" : 5}),
-        unfinished(HOSTILE, "running", None, {"task.note" : "<img src=x onerror=alert(1)>"}),
-        unfinished("b2t", "missing", None, {"model.wiring.kind" : "b2t"})
-      ],
-}
+        "recipe": "recipes/norms.toml", "date": "2026-05-04T10:11:12+0000",
+        "command": "formwork compare recipes/norms.toml --seeds 3 --jobs 2 --out runs/norms",
+        "machine": {"processor": "AMD EPYC 9R14", "cores": 2, "threads": 1, "memory_bytes": 16_500_000_000,
+                    "system": "Debian GNU/Linux 12 (Linux 6.1.0 x86_64)", "libtorch": "2.13.0",
+                    "compiler": "GNU 12.2.0", "formwork": "0.1.0", "commit": "0123456789ab"},
+        "complete": False, "jobs": 2, "threads_per_job": 1, "equal": "steps", "budget": STEPS, "metric": {"name": "accuracy", "higher_is_better": True},
+        "seeds": [1, 2, 3], "baseline_recipe": "[task]\nkind = \"listops\"\n\n[model]\nwidth = 128\n",
+        "variants": [*map(finished, KINDS),
+                     unfinished("post", "diverged", "seed 1: the loss became NaN at step 300; try a smaller optimizer.lr",
+                                {"model.wiring.kind": "post"}),
+                     unfinished("wide", "failed", "model.heads: found 5, which does not divide model.width = 128",
+                                {"model.heads": 5}),
+                     unfinished(HOSTILE, "running", None, {"task.note": "<img src=x onerror=alert(1)>"}),
+                     unfinished("b2t", "missing", None, {"model.wiring.kind": "b2t"})],
+    }

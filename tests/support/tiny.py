@@ -42,8 +42,7 @@ class TinyCase(formwork_case.FormworkCase):
 
     def numbers(self, run):
         """What a run computed, step by step: everything in its metrics but times and memory."""
-        return [{
-key: value for key, value in line.items() if key not in MEASURED}
+        return [{key: value for key, value in line.items() if key not in MEASURED}
                 for line in self.metrics(run)]
 
 

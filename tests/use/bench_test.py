@@ -232,7 +232,7 @@ class Ops(formwork_case.FormworkCase):
         self.assertGreater(figures["triad_gb_per_second"], 0.0)
         names = {each["operator"] for each in figures["operators"]}
         self.assertLessEqual({"product y", "product dx", "product dW", "linear", "rms_norm",
-                              "add_rms_norm", "attention", "attention causal", "causal_products",
+                              "add_rms_norm", "attention", "attention causal", "matrix_state_scan",
                               "packed int8", "packed bfloat16", "rotate half", "adamw step",
                               "projected_cross_entropy", "gradient_clipping"}, names)
         for each in figures["operators"]:
