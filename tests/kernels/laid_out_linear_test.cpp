@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "support/gradcheck.h"
 
 namespace formwork::test {
@@ -20,10 +22,10 @@ TEST(property, kernels_laid_out_linear_products) {
   const Tensor probe = lay_out_weight(laid_out_numbers({4, 4}, 1));
   if (!probe.defined()) GTEST_SKIP() << "no oneDNN here, or FORMWORK_MATMUL=mkl";
   for (const auto& [out, in] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {17, 33}, {257, 129}})
-    for (const at::IntArrayRef leading : {at::IntArrayRef{16}, {3, 7}, {2, 0}})
+    for (const std::vector<int64_t>& leading : {std::vector<int64_t>{16}, {3, 7}, {2, 0}})
       for (const bool with_bias : {false, true}) {
         const Tensor w = laid_out_numbers({out, in}, 1);
-        std::vector<int64_t> shape = leading.vec();
+        std::vector<int64_t> shape = leading;
         shape.push_back(in);
         // Strided, as a part of something larger is.
         shape.back() *= 2;
