@@ -390,7 +390,10 @@ TEST(property, slab_adds_up_in_float32) {
   const Tensor x = random_tensor({1, 2000, 12}, 7, at::kFloat);
   const Tensor exact = run(*mixer, x);
   const PrecisionGuard guard("bfloat16");
-  expect_close("bfloat16", run(*mixer, x).to(at::kFloat), exact, 2e-2);
+  const Tensor gap = (run(*mixer, x).to(at::kFloat) - exact).abs() / exact.abs().max();
+  // Where all features of a query are almost 0, rounding them changes what they are divided by;
+  // sums in bfloat16 would spoil nearly every token.
+  EXPECT_LT(gap.gt(2e-2).to(at::kDouble).mean().item<double>(), 1e-3);
 }
 
 TEST(unit, slab_options) {
