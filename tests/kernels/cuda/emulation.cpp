@@ -58,11 +58,19 @@ struct Block {
   std::abort();
 }
 
-[[noreturn]] __attribute__((noinline)) void to_scheduler() {
+// Between a fiber's waiting and its going on others use every register, so a caller must not rely
+// on what it can see of these functions (as GCC does of registers in functions of the same file).
+#ifdef __clang__
+#define FORMWORK_SWITCHES_FIBERS __attribute__((noinline))
+#else
+#define FORMWORK_SWITCHES_FIBERS __attribute__((noipa))
+#endif
+
+[[noreturn]] FORMWORK_SWITCHES_FIBERS void to_scheduler() {
   __builtin_longjmp(block.scheduler, 1);
 }
 
-__attribute__((noinline)) void yield() {
+FORMWORK_SWITCHES_FIBERS void yield() {
   const int self = block.current;
   if (__builtin_setjmp(block.fibers[self].resume) == 0) to_scheduler();
 }
@@ -75,7 +83,7 @@ void run_thread() {
   to_scheduler();
 }
 
-[[noreturn]] __attribute__((noinline)) void enter(Fiber& fiber) {
+[[noreturn]] FORMWORK_SWITCHES_FIBERS void enter(Fiber& fiber) {
   if (fiber.started) __builtin_longjmp(fiber.resume, 1);
   fiber.started = true;
   setcontext(&fiber.start);
@@ -83,7 +91,7 @@ void run_thread() {
 }
 
 /// Runs a fiber until it waits or ends.
-__attribute__((noinline)) void run_fiber(int index) {
+FORMWORK_SWITCHES_FIBERS void run_fiber(int index) {
   block.current = index;
   threadIdx = dim3(index);
   if (__builtin_setjmp(block.scheduler) == 0) enter(block.fibers[index]);

@@ -8,10 +8,6 @@ namespace formwork::emulated {
 namespace {
 
 TEST(property, cuda_bench_subjects_run) {
-#ifdef __OPTIMIZE__
-  GTEST_SKIP() << "attention passes here without optimisation (preset debug) only: optimised, its "
-                  "fibers read outside their memory, which is not understood yet";
-#endif
   if (!emulates()) GTEST_SKIP() << "ThreadSanitizer does not follow fibers";
   run_in_order(Order::ascending);
   for (const auto& make : subjects()) {
