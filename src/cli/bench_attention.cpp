@@ -12,8 +12,7 @@ namespace formwork {
 namespace {
 
 struct AttentionRequest {
-  int64_t rounds = 10, threads = 0;
-  bool json = false;
+  BenchLimits limits{10};
 };
 
 struct Case {
@@ -92,21 +91,21 @@ void print(const Case& c, const Times& times) {
 }
 
 void bench_attention(const AttentionRequest& request) {
-  use_threads(request.threads);
-  if (!request.json)
+  use_threads(request.limits.threads);
+  if (!request.limits.json)
     std::printf(
         "softmax attention in training (forward and backward), float32, %lld rounds\n"
         "%-41s %8s %8s %8s %10s %8s %8s %8s %8s\n%-41s %8s %8s %8s %10s %8s %8s %8s %8s\n",
-        static_cast<long long>(request.rounds), "", "ours, ms", "", "", "PyTorch's", "", "",
+        static_cast<long long>(request.limits.rounds), "", "ours, ms", "", "", "PyTorch's", "", "",
         "ratio", "", "", "least", "median", "GFLOP/s", "least", "median", "GFLOP/s", "least",
         "median");
   List entries;
   for (const Case& c : kCases) {
-    const Times times = measure(c, request.rounds);
-    if (!request.json) print(c, times);
+    const Times times = measure(c, request.limits.rounds);
+    if (!request.limits.json) print(c, times);
     entries.push_back(to_value(c, times));
   }
-  if (request.json) print_json(Value(std::move(entries)));
+  if (request.limits.json) print_json(Value(std::move(entries)));
 }
 
 }  // namespace
@@ -115,11 +114,7 @@ void add_bench_attention(CLI::App& bench) {
   const auto request = std::make_shared<AttentionRequest>();
   CLI::App* verb = bench.add_subcommand(
       "attention", "softmax attention beside PyTorch's scaled_dot_product_attention");
-  verb->add_option("--rounds", request->rounds, "times that each is measured, in turns")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  verb->add_option("--threads", request->threads, "threads; 0 = PyTorch's choice")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  verb->add_flag("--json", request->json, "figures as JSON");
+  add_bench_limits(*verb, request->limits);
   verb->footer("Example:\n  formwork bench attention --rounds 20");
   verb->callback([request] { bench_attention(*request); });
 }

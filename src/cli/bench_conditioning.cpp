@@ -12,8 +12,8 @@ namespace formwork {
 namespace {
 
 struct ConditioningRequest {
-  int64_t batch = 16, tokens = 64, width = 256, rounds = 20, threads = 0;
-  bool json = false;
+  int64_t batch = 16, tokens = 64, width = 256;
+  BenchLimits limits{20};
   std::vector<std::string> only, overrides;
 };
 
@@ -75,7 +75,7 @@ std::vector<ConditioningTimes> measure(const ConditioningRequest& request) {
   };
   const Tensor x = draw("x").requires_grad_(), gradient = draw("gradient");
   std::vector<ConditioningTimes> all = prepare(request, x, gradient);
-  for (int64_t round = 0; round < request.rounds; ++round)
+  for (int64_t round = 0; round < request.limits.rounds; ++round)
     for (ConditioningTimes& subject : all)
       if (subject.omitted.empty())
         subject.times.push_back(pass_milliseconds(*subject.method, x, gradient));
@@ -87,7 +87,7 @@ Value to_value(const std::vector<ConditioningTimes>& all, const ConditioningRequ
   table["batch"] = Value(request.batch);
   table["tokens"] = Value(request.tokens);
   table["width"] = Value(request.width);
-  table["rounds"] = Value(request.rounds);
+  table["rounds"] = Value(request.limits.rounds);
   table["threads"] = Value(int64_t{at::get_num_threads()});
   List entries;
   for (const ConditioningTimes& subject : all) {
@@ -113,7 +113,7 @@ void print(const std::vector<ConditioningTimes>& all, const ConditioningRequest&
       "%lld rounds\n%-28s %11s %8s %10s\n",
       static_cast<long long>(request.batch), static_cast<long long>(request.tokens),
       static_cast<long long>(request.width), at::get_num_threads(),
-      static_cast<long long>(request.rounds), "", "median, ms", "spread", "least, ms");
+      static_cast<long long>(request.limits.rounds), "", "median, ms", "spread", "least, ms");
   for (const ConditioningTimes& subject : all)
     if (subject.omitted.empty())
       std::printf("%-28s %11.3f %6.0f %% %10.3f\n", subject.name.c_str(), median(subject.times),
@@ -123,9 +123,9 @@ void print(const std::vector<ConditioningTimes>& all, const ConditioningRequest&
 }
 
 void bench_conditioning(const ConditioningRequest& request) {
-  use_threads(request.threads);
+  use_threads(request.limits.threads);
   const std::vector<ConditioningTimes> all = measure(request);
-  if (request.json)
+  if (request.limits.json)
     print_json(to_value(all, request));
   else
     print(all, request);
@@ -141,8 +141,6 @@ void add_bench_conditioning(CLI::App& bench) {
   verb->add_option("--batch", request->batch, "sequences")->check(size);
   verb->add_option("--tokens", request->tokens, "tokens of each")->check(size);
   verb->add_option("--width", request->width, "channels")->check(size);
-  verb->add_option("--rounds", request->rounds, "times that each is measured, in turns")
-      ->check(size);
   verb->add_option("--only", request->only, "this conditioning; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
@@ -150,9 +148,7 @@ void add_bench_conditioning(CLI::App& bench) {
                    "KEY=VALUE, changes one option of the one conditioning; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
-  verb->add_option("--threads", request->threads, "threads; 0 = PyTorch's choice")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  verb->add_flag("--json", request->json, "figures as JSON");
+  add_bench_limits(*verb, request->limits);
   verb->footer("Example:\n  formwork bench conditioning --tokens 197 --width 192");
   verb->callback([request] { bench_conditioning(*request); });
 }

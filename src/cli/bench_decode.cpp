@@ -16,9 +16,9 @@ namespace {
 
 struct DecodeRequest {
   int64_t width = 768, depth = 12, heads = 12, vocabulary = 50257;
-  int64_t context = 128, tokens = 64, rounds = 5, threads = 0;
+  int64_t context = 128, tokens = 64;
   std::vector<std::string> weights = weight_forms();
-  bool json = false;
+  BenchLimits limits{5};
 };
 
 /// One model with its weights in one form, and what its rounds took.
@@ -81,7 +81,7 @@ std::vector<DecodeTimes> measure(const DecodeRequest& request, MemorySpeed& spee
     all.push_back(std::move(subject));
   }
   MemoryMeter meter;
-  for (int64_t round = 0; round < request.rounds; ++round) {
+  for (int64_t round = 0; round < request.limits.rounds; ++round) {
     speed = meter.measure();
     for (DecodeTimes& subject : all) decode_once(subject, request, prompt);
   }
@@ -118,7 +118,7 @@ Value to_value(const std::vector<DecodeTimes>& all, const MemorySpeed& speed,
   table["vocabulary"] = Value(request.vocabulary);
   table["context"] = Value(request.context);
   table["tokens"] = Value(request.tokens);
-  table["rounds"] = Value(request.rounds);
+  table["rounds"] = Value(request.limits.rounds);
   table["threads"] = Value(int64_t{at::get_num_threads()});
   table["memory"]["read_gb_per_second"] = Value(speed.read / 1e9);
   table["memory"]["triad_gb_per_second"] = Value(speed.triad / 1e9);
@@ -136,8 +136,8 @@ void print(const std::vector<DecodeTimes>& all, const MemorySpeed& speed,
       static_cast<long long>(request.vocabulary), static_cast<long long>(request.width),
       static_cast<long long>(request.depth), static_cast<long long>(request.heads),
       static_cast<long long>(request.tokens), static_cast<long long>(request.context),
-      at::get_num_threads(), static_cast<long long>(request.rounds), "weights", "tokens/s median",
-      "best", "prompt, least ms", "MB a token", "GB/s", "of the reading");
+      at::get_num_threads(), static_cast<long long>(request.limits.rounds), "weights",
+      "tokens/s median", "best", "prompt, least ms", "MB a token", "GB/s", "of the reading");
   for (const DecodeTimes& subject : all)
     std::printf("%-10s %15.1f %9.1f %16.1f %13.1f %7.1f %12.0f %%\n", subject.weights.c_str(),
                 1e3 / median(subject.token_ms), best_rate(subject), least(subject.prompt_ms),
@@ -150,12 +150,12 @@ void print(const std::vector<DecodeTimes>& all, const MemorySpeed& speed,
 }
 
 void bench_decode(const DecodeRequest& request) {
-  use_threads(request.threads);
+  use_threads(request.limits.threads);
   check(request.width % request.heads == 0, "--heads", "found ", request.heads,
         ", which does not divide --width = ", request.width, "; valid: a divisor of it");
   MemorySpeed speed;
   const std::vector<DecodeTimes> all = measure(request, speed);
-  if (request.json)
+  if (request.limits.json)
     print_json(to_value(all, speed, request));
   else
     print(all, speed, request);
@@ -177,11 +177,7 @@ void add_bench_decode(CLI::App& bench) {
   verb->add_option("--weights", request->weights, "forms, with commas; all three if none")
       ->delimiter(',')
       ->check(CLI::IsMember(weight_forms()));
-  verb->add_option("--rounds", request->rounds, "times that each is measured, in turns")
-      ->check(size);
-  verb->add_option("--threads", request->threads, "threads; 0 = PyTorch's choice")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  verb->add_flag("--json", request->json, "figures as JSON");
+  add_bench_limits(*verb, request->limits);
   verb->footer("Example:\n  formwork bench decode --weights int8,float32 --context 512");
   verb->callback([request] { bench_decode(*request); });
 }

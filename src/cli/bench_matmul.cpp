@@ -11,8 +11,7 @@ namespace {
 
 struct MatmulRequest {
   std::vector<std::string> shapes;
-  int64_t rounds = 10, threads = 0;
-  bool json = false;
+  BenchLimits limits{10};
 };
 
 /// A linear map's sizes: R tokens of `in` channels to `out`.
@@ -100,27 +99,27 @@ void print_rows(const std::string& shape, const std::vector<Product>& products) 
 }
 
 void bench_matmul(const MatmulRequest& request) {
-  use_threads(request.threads);
+  use_threads(request.limits.threads);
   std::vector<std::string> shapes = request.shapes.empty() ? kUsualShapes : request.shapes;
   for (const std::string& shape : shapes) size_of(shape);
   Value table{Table{}};
   List all;
-  if (!request.json)
+  if (!request.limits.json)
     std::printf(
         "products of linear maps, float32, GFLOP/s at the least of %lld rounds\n"
         "%-16s %-12s %8s %8s   %s\n",
-        static_cast<long long>(request.rounds), "rows x in x out", "", "mkl", "onednn",
+        static_cast<long long>(request.limits.rounds), "rows x in x out", "", "mkl", "onednn",
         "Formwork takes");
   for (const std::string& shape : shapes) {
-    const std::vector<Product> products = measure(size_of(shape), request.rounds);
-    if (request.json)
+    const std::vector<Product> products = measure(size_of(shape), request.limits.rounds);
+    if (request.limits.json)
       add_values(all, shape, products);
     else
       print_rows(shape, products);
   }
   table["products"] = Value(std::move(all));
   table["choices"] = Value(matmul_cache_file());
-  if (request.json)
+  if (request.limits.json)
     print_json(table);
   else if (!matmul_cache_file().empty())
     std::printf("choices are kept in %s\n", matmul_cache_file().c_str());
@@ -135,11 +134,7 @@ void add_bench_matmul(CLI::App& bench) {
   verb->add_option("--shape", request->shapes, "ROWSxINxOUT of a map; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
-  verb->add_option("--rounds", request->rounds, "times that every product is measured")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  verb->add_option("--threads", request->threads, "threads; 0 = PyTorch's choice")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  verb->add_flag("--json", request->json, "figures as JSON");
+  add_bench_limits(*verb, request->limits);
   verb->footer(
       "The environment's FORMWORK_MATMUL=mkl or onednn overrules the choice.\n"
       "Example:\n  formwork bench matmul --shape 4096x768x3072 --threads 1");

@@ -19,9 +19,10 @@ namespace formwork {
 namespace {
 
 struct MixersRequest {
-  int64_t from = 256, to = 4096, width = 256, heads = 4, batch = 1, rounds = 5, threads = 0;
+  int64_t from = 256, to = 4096, width = 256, heads = 4, batch = 1;
   double limit = 10.0;
-  bool causal = false, json = false;
+  bool causal = false;
+  BenchLimits limits{5};
   std::vector<std::string> only, overrides;
 };
 
@@ -179,7 +180,7 @@ std::vector<MixerTimes> measure(const MixersRequest& request, const std::vector<
   std::vector<MixerTimes> all;
   for (const std::string& name : chosen(request))
     all.push_back(prepare(name, request, lengths, ends));
-  for (int64_t round = 0; round < request.rounds; ++round)
+  for (int64_t round = 0; round < request.limits.rounds; ++round)
     for (const int64_t tokens : lengths)
       for (MixerTimes& mixer : all)
         for (MixerAtLength& at : mixer.lengths)
@@ -272,7 +273,7 @@ Value to_value(const std::vector<MixerTimes>& all, const MixersRequest& request)
   table["width"] = Value(request.width);
   table["heads"] = Value(request.heads);
   table["causal"] = Value(request.causal);
-  table["rounds"] = Value(request.rounds);
+  table["rounds"] = Value(request.limits.rounds);
   table["threads"] = Value(int64_t{at::get_num_threads()});
   List entries;
   for (const MixerTimes& mixer : all) entries.push_back(to_value(mixer, request));
@@ -286,8 +287,8 @@ void print(const std::vector<MixerTimes>& all, const MixersRequest& request) {
       "threads, %lld rounds\n%-20s %8s %11s %8s %10s %11s %9s\n",
       static_cast<long long>(request.batch), static_cast<long long>(request.width),
       static_cast<long long>(request.heads), request.causal ? "causal" : "both ways",
-      at::get_num_threads(), static_cast<long long>(request.rounds), "", "tokens", "median, ms",
-      "spread", "least, ms", "tokens/s", "MB");
+      at::get_num_threads(), static_cast<long long>(request.limits.rounds), "", "tokens",
+      "median, ms", "spread", "least, ms", "tokens/s", "MB");
   for (const MixerTimes& mixer : all) print(mixer, request);
   std::printf(
       "spread: between the quartiles, of the median. MB: most that the pass's tensors held at "
@@ -295,9 +296,9 @@ void print(const std::vector<MixerTimes>& all, const MixersRequest& request) {
 }
 
 void bench_mixers(const MixersRequest& request) {
-  use_threads(request.threads);
+  use_threads(request.limits.threads);
   const std::vector<MixerTimes> all = measure(request, series(request));
-  if (request.json)
+  if (request.limits.json)
     print_json(to_value(all, request));
   else
     print(all, request);
@@ -315,8 +316,6 @@ void add_bench_mixers(CLI::App& bench) {
   verb->add_option("--width", request->width, "channels")->check(size);
   verb->add_option("--heads", request->heads, "heads")->check(size);
   verb->add_option("--batch", request->batch, "sequences")->check(size);
-  verb->add_option("--rounds", request->rounds, "times that each is measured, in turns")
-      ->check(size);
   verb->add_option("--limit", request->limit,
                    "seconds; lengths at which one pass would take longer are left out")
       ->check(CLI::PositiveNumber);
@@ -328,9 +327,7 @@ void add_bench_mixers(CLI::App& bench) {
                    "KEY=VALUE, changes one option of the one mixer; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
-  verb->add_option("--threads", request->threads, "threads; 0 = PyTorch's choice")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  verb->add_flag("--json", request->json, "figures as JSON");
+  add_bench_limits(*verb, request->limits);
   verb->footer(
       "Example:\n  formwork bench mixers --only kernel_rpe --set algorithm=fft --from 1024 --to "
       "16384");

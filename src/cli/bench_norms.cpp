@@ -10,8 +10,8 @@ namespace formwork {
 namespace {
 
 struct NormsRequest {
-  int64_t rows = 4096, width = 768, rounds = 30, threads = 0;
-  bool json = false;
+  int64_t rows = 4096, width = 768;
+  BenchLimits limits{30};
 };
 
 /// One norm and its times in milliseconds, a round each.
@@ -62,13 +62,13 @@ void time_once(Subject& subject, const Tensor& x, const Tensor& gradient) {
 
 /// Every norm once a round, so that all meet the same disturbances of the machine.
 std::vector<Subject> measure(const NormsRequest& request) {
-  use_threads(request.threads);
+  use_threads(request.limits.threads);
   std::vector<Subject> all = subjects(request);
   const RandomStream random(1);
   const Tensor x =
       normal_tensor({request.rows, request.width}, 1.0, random.child("x")).requires_grad_(true);
   const Tensor gradient = normal_tensor({request.rows, request.width}, 1.0, random.child("g"));
-  for (int64_t round = -2; round < request.rounds; ++round)
+  for (int64_t round = -2; round < request.limits.rounds; ++round)
     for (Subject& subject : all) {
       time_once(subject, x, gradient);
       if (round >= 0) continue;  // warm-up
@@ -82,7 +82,7 @@ Value to_value(const std::vector<Subject>& all, const NormsRequest& request) {
   Value table{Table{}};
   table["rows"] = Value(request.rows);
   table["width"] = Value(request.width);
-  table["rounds"] = Value(request.rounds);
+  table["rounds"] = Value(request.limits.rounds);
   for (const Subject& subject : all) {
     Value& entry = table["norms"][subject.name];
     entry["forward_ms"]["least"] = Value(least(subject.forwards));
@@ -98,7 +98,7 @@ Value to_value(const std::vector<Subject>& all, const NormsRequest& request) {
 void print_table(const std::vector<Subject>& all, const NormsRequest& request) {
   std::printf("norms in training, x [%lld, %lld] float32, %lld rounds; milliseconds\n",
               static_cast<long long>(request.rows), static_cast<long long>(request.width),
-              static_cast<long long>(request.rounds));
+              static_cast<long long>(request.limits.rounds));
   std::printf("%-16s %17s %20s %22s\n", "", "forward", "forward + backward",
               "of layer_norm's total");
   std::printf("%-16s %8s %8s %11s %8s %13s %8s\n", "", "least", "median", "least", "median",
@@ -112,7 +112,7 @@ void print_table(const std::vector<Subject>& all, const NormsRequest& request) {
 
 void bench_norms(const NormsRequest& request) {
   const std::vector<Subject> all = measure(request);
-  if (request.json)
+  if (request.limits.json)
     print_json(to_value(all, request));
   else
     print_table(all, request);
@@ -127,10 +127,7 @@ void add_bench_norms(CLI::App& bench) {
   const CLI::Range size(int64_t{1}, int64_t{1} << 30);
   verb->add_option("--rows", request->rows, "tokens")->check(size);
   verb->add_option("--width", request->width, "channels")->check(size);
-  verb->add_option("--rounds", request->rounds, "times that every norm is measured")->check(size);
-  verb->add_option("--threads", request->threads, "threads; 0 = PyTorch's choice")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  verb->add_flag("--json", request->json, "figures as JSON");
+  add_bench_limits(*verb, request->limits);
   verb->footer("Example:\n  formwork bench norms --threads 1 --json");
   verb->callback([request] { bench_norms(*request); });
 }

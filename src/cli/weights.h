@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "core/processor.h"
-#include "methods/linear/layout.h"
 #include "model/model.h"
 
 namespace formwork {
@@ -28,7 +27,7 @@ inline std::string hold_for_passes(Model& model, const std::string& form) {
   const bool whole = form == "bfloat16" && multiplies_bfloat16();
   if (whole) model.to(at::kBFloat16);
   if (whole || form == "float32") {
-    lay_out_weights(model);
+    model.lay_out();
     return "all " + form;
   }
   hold_weights(model, form);

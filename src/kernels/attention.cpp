@@ -120,14 +120,12 @@ struct Attention : torch::autograd::Function<Attention> {
 };
 
 bool served_here(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionRule& rule) {
-  const auto type = q.scalar_type();
+  if (q.numel() == 0 || k.numel() == 0 || v.numel() == 0) return false;
   if constexpr (gpu::kBuilt)
-    if (q.is_cuda())
-      return q.numel() > 0 && k.numel() > 0 && v.numel() > 0 &&
-             gpu::serves_attention(q, k, v, rule);
+    if (q.is_cuda()) return gpu::serves_attention(q, k, v, rule);
+  const auto type = q.scalar_type();
   return q.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
-         k.scalar_type() == type && v.scalar_type() == type && q.numel() > 0 && k.numel() > 0 &&
-         v.numel() > 0;
+         k.scalar_type() == type && v.scalar_type() == type;
 }
 
 /// Whether products of whole matrices win: heads so wide that tiles of them leave the nearest

@@ -69,6 +69,22 @@ Scratch unless_float(int64_t count) {
   return std::is_same_v<T, float> ? Scratch() : Scratch(count);
 }
 
+/// body(tile, its first key) for the tiles of keys that some of a spot's queries may see.
+template <class Body>
+void for_each_key_tile(const Sight& sight, const Sight::Spot& spot, const FloatRows& keys,
+                       const FloatRows& values, const Body& body) {
+  const Sight::Range range = sight.range(spot.first, spot.count);
+  for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
+    KeyTile tile = sight.look(spot, key);
+    if (tile.count == 0) continue;
+    tile.keys = keys.row(key);
+    tile.key_stride = keys.stride;
+    tile.values = values.row(key);
+    tile.value_stride = values.stride;
+    body(tile, key);
+  }
+}
+
 /// factor · from into `to`, which may be `from`.
 void scale_row(const float* from, int64_t n, float factor, float* to) {
   using L = Lanes<float>;
@@ -143,16 +159,9 @@ class ForwardWorker {
     std::fill_n(softmax_.most, kTile, -kInfinity);
     std::fill_n(softmax_.total, kTile, 0.0f);
     std::fill_n(softmax_.out, spot_.count * s_.padded_value_width, 0.0f);
-    const Sight::Range range = in_.sight.range(first, spot_.count);
-    for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
-      KeyTile keys = in_.sight.look(spot_, key);
-      if (keys.count == 0) continue;
-      keys.keys = keys_.row(key);
-      keys.key_stride = keys_.stride;
-      keys.values = values_.row(key);
-      keys.value_stride = values_.stride;
+    for_each_key_tile(in_.sight, spot_, keys_, values_, [&](const KeyTile& keys, int64_t) {
       in_.tiles.forward(queries, keys, softmax_, scores_.data());
-    }
+    });
     float* log_sum = result_.log_sum_exp.template data_ptr<float>();
     in_.tiles.finish(queries, softmax_, log_sum + (b * s_.heads + h) * s_.queries + first);
     put_rows(softmax_.out, spot_.count, s_.value_width, s_.padded_value_width, 1.0f,
@@ -278,20 +287,13 @@ class BackwardWorker {
     spot_.count = std::min(kTile, s_.queries - first);
     const QueryTile queries = load(b, h, first);
     std::fill_n(query_gradient_.data(), spot_.count * s_.padded_width, 0.0f);
-    const Sight::Range range = in_.sight.range(first, spot_.count);
-    for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
-      KeyTile keys = in_.sight.look(spot_, key);
-      if (keys.count == 0) continue;
-      keys.keys = keys_.row(key);
-      keys.key_stride = keys_.stride;
-      keys.values = values_.row(key);
-      keys.value_stride = values_.stride;
+    for_each_key_tile(in_.sight, spot_, keys_, values_, [&](const KeyTile& keys, int64_t key) {
       in_.tiles.backward(queries, keys,
                          {query_gradient_.data(), key_gradient_.data() + key * s_.padded_width,
                           value_gradient_.data() + key * s_.padded_value_width, weights_.data(),
                           score_gradient_.data()});
       add_biases(keys, key);
-    }
+    });
     in_.turn(query_gradient_.data(), s_.padded_width, spot_.count, b, in_.place(first), true);
     put_rows(query_gradient_.data(), spot_.count, s_.width, s_.padded_width, in_.scale,
              Head<T>(result_.q, b, h), first);

@@ -5,9 +5,6 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 
-#include <cstdlib>
-#include <string_view>
-
 #include "core/processor.h"
 #include "kernels/matmul.h"
 
@@ -23,16 +20,11 @@ bool laid_out_type(at::ScalarType type) {
   return type == at::kFloat || (type == at::kBFloat16 && multiplies_bfloat16());
 }
 
-bool wants_mkl() {
-  const char* wanted = std::getenv("FORMWORK_MATMUL");
-  return wanted && wanted == std::string_view("mkl");
-}
-
 }  // namespace
 
 Tensor lay_out_weight(const Tensor& weight) {
-  if (!has_onednn() || wants_mkl() || !weight.is_cpu() || weight.numel() == 0 ||
-      !laid_out_type(weight.scalar_type()))
+  if (!has_onednn() || forced_library() == MatmulLibrary::blas || !weight.is_cpu() ||
+      weight.numel() == 0 || !laid_out_type(weight.scalar_type()))
     return {};
   static const auto found =
       c10::Dispatcher::singleton().findSchema({"mkldnn::_reorder_linear_weight", ""});

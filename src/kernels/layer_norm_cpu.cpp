@@ -27,33 +27,6 @@ A add_and_total(const A* x, const A* y, A* out, int64_t n) {
   return total;
 }
 
-template <class A>
-A total_of(const A* x, int64_t n) {
-  using L = Lanes<A>;
-  typename L::Vector s{};
-  int64_t i = 0;
-  for (; i + L::kCount <= n; i += L::kCount) s += L::load(x + i);
-  A total = L::sum(s);
-  for (; i < n; ++i) total += x[i];
-  return total;
-}
-
-/// Σ (x − mean)².
-template <class A>
-A squares_around(const A* x, A mean, int64_t n) {
-  using L = Lanes<A>;
-  typename L::Vector s0{}, s1{};
-  int64_t i = 0;
-  for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
-    const auto a = L::load(x + i) - mean, b = L::load(x + i + L::kCount) - mean;
-    s0 += a * a;
-    s1 += b * b;
-  }
-  A total = L::sum(s0 + s1);
-  for (; i < n; ++i) total += (x[i] - mean) * (x[i] - mean);
-  return total;
-}
-
 /// out = (x − mean) · inverse · weight + bias; weight and bias may be null.
 template <class A>
 void normalise(const A* x, A mean, A inverse, const A* weight, const A* bias, A* out, int64_t n) {
@@ -143,9 +116,10 @@ void layer_norm_rows(const at::Tensor& x, const at::Tensor& residual, const at::
           add_and_total(read(from + r * n), read_other(other + r * n), write_sum.place(sum), n);
       write_sum.finish(sum);
       const A* row = read(sum);
-      if constexpr (!std::is_same_v<T, A>) total = total_of(row, n);  // as it was rounded
+      if constexpr (!std::is_same_v<T, A>)
+        total = moments(row, A(0), n).first;  // as it was rounded
       const A mean = total / static_cast<A>(n);
-      const A variance = squares_around(row, mean, n) / static_cast<A>(n);
+      const A variance = moments(row, mean, n).second / static_cast<A>(n);
       const A inverse = A(1) / std::sqrt(variance + static_cast<A>(eps));
       means[r] = mean;
       inverses[r] = inverse;

@@ -17,8 +17,26 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+/// What autograd takes for "no tensor"; it refuses undefined ones.
+std::optional<Tensor> if_defined(const Tensor& tensor) {
+  return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
+}
+
 Tensor best_product(const Tensor& a, const Tensor& b, const Tensor& bias = {}) {
   return product_by(faster_library(a, b), a, b, bias);
+}
+
+/// The gradients of x [R,in] and weight [out,in] for that of x Wᵀ, where they are asked for.
+variable_list slopes_of_product(AutogradContext* context, const Tensor& slope, const Tensor& x,
+                                const Tensor& weight) {
+  // Products of oneDNN have no gradient of their own.
+  const bool again = at::GradMode::is_enabled();
+  variable_list result(3);
+  if (context->needs_input_grad(0))
+    result[0] = again ? at::mm(slope, weight) : best_product(slope, weight.t());
+  if (context->needs_input_grad(1))
+    result[1] = again ? at::mm(slope.t(), x) : best_product(slope.t(), x.t());
+  return result;
 }
 
 /// x [R,in].
@@ -32,16 +50,9 @@ struct LinearRows : torch::autograd::Function<LinearRows> {
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &slope = gradients[0];
-    const bool has_bias = context->saved_data["bias"].toBool();
-    // Products of oneDNN have no gradient of their own.
-    const bool again = at::GradMode::is_enabled();
-    variable_list result(3);
-    if (context->needs_input_grad(0))
-      result[0] = again ? at::mm(slope, weight) : best_product(slope, weight.t());
-    if (context->needs_input_grad(1))
-      result[1] = again ? at::mm(slope.t(), x) : best_product(slope.t(), x.t());
-    if (has_bias && context->needs_input_grad(2)) result[2] = slope.sum(0);
+    variable_list result = slopes_of_product(context, gradients[0], saved[0], saved[1]);
+    if (context->saved_data["bias"].toBool() && context->needs_input_grad(2))
+      result[2] = gradients[0].sum(0);
     return result;
   }
 };
@@ -61,11 +72,10 @@ struct WidenedRows : torch::autograd::Function<WidenedRows> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
     const Tensor slope = gradients[0].to(at::kFloat);
-    variable_list result(3);
-    if (context->needs_input_grad(0))
-      result[0] = at::mm(slope, saved[1].to(at::kFloat)).to(at::kBFloat16);
-    if (context->needs_input_grad(1))
-      result[1] = at::mm(slope.t(), saved[0].to(at::kFloat)).to(at::kBFloat16);
+    variable_list result =
+        slopes_of_product(context, slope, saved[0].to(at::kFloat), saved[1].to(at::kFloat));
+    for (Tensor& each : result)
+      if (each.defined()) each = each.to(at::kBFloat16);
     const int64_t bias = context->saved_data["bias"].toInt();
     if (bias >= 0) result[2] = slope.sum(0).to(static_cast<at::ScalarType>(bias));
     return result;
@@ -96,8 +106,7 @@ Tensor widened_linear(const Tensor& x, const Tensor& weight, const Tensor& bias)
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
   std::vector<int64_t> shape = x.sizes().vec();
   shape.back() = weight.size(0);
-  return WidenedRows::apply(rows, map, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt)
-      .view(shape);
+  return WidenedRows::apply(rows, map, if_defined(bias)).view(shape);
 }
 
 bool is_onednn(const ProductShape& shape) {
@@ -118,7 +127,7 @@ bool gains(const Tensor& x, const Tensor& weight) {
 /// half.
 bool is_few(const Tensor& x, const Tensor& weight) {
   return !at::GradMode::is_enabled() && x.numel() <= kFewRows * x.size(-1) &&
-         weight.is_contiguous() && !library_is_forced();
+         weight.is_contiguous() && !forced_library();
 }
 
 Tensor product_of_few(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -143,8 +152,7 @@ Tensor linear_map(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   } else if (!gains(x, weight)) {
     return at::linear(x, weight, bias);
   } else if (at::GradMode::is_enabled()) {
-    y = LinearRows::apply(x.flatten(0, -2), weight,
-                          bias.defined() ? std::optional<Tensor>(bias) : std::nullopt);
+    y = LinearRows::apply(x.flatten(0, -2), weight, if_defined(bias));
   } else {
     y = best_product(x.flatten(0, -2), weight, bias);
   }

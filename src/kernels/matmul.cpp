@@ -88,12 +88,6 @@ std::optional<MatmulLibrary> library_in_environment() {
   return MatmulLibrary::onednn;
 }
 
-/// What FORMWORK_MATMUL says, if anything.
-const std::optional<MatmulLibrary>& forced_library() {
-  static const std::optional<MatmulLibrary> forced = library_in_environment();
-  return forced;
-}
-
 int64_t power_of_two(int64_t size) {
   return int64_t{1} << std::lround(std::log2(static_cast<double>(size)));
 }
@@ -130,8 +124,9 @@ Tensor product_by(MatmulLibrary library, const Tensor& a, const Tensor& b, const
   return bias.defined() ? at::addmm(bias, a, b.t()) : at::mm(a, b.t());
 }
 
-bool library_is_forced() {
-  return forced_library().has_value();
+const std::optional<MatmulLibrary>& forced_library() {
+  static const std::optional<MatmulLibrary> forced = library_in_environment();
+  return forced;
 }
 
 MatmulLibrary faster_library(const ProductShape& shape) {

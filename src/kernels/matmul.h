@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <compare>
+#include <optional>
 #include <string>
 
 namespace formwork {
@@ -34,8 +35,8 @@ struct ProductShape {
 /// are small or nothing can be kept. oneDNN has to be a tenth faster, so that noise does not
 /// decide.
 MatmulLibrary faster_library(const ProductShape& shape);
-/// Whether FORMWORK_MATMUL decides.
-bool library_is_forced();
+/// What FORMWORK_MATMUL says, if anything; refuses what is neither mkl nor onednn.
+const std::optional<MatmulLibrary>& forced_library();
 /// The same for tensors of any type, device and strides; blas where that is not the question.
 MatmulLibrary faster_library(const Tensor& a, const Tensor& b);
 

@@ -27,13 +27,9 @@ void check_scan(const MatrixState& all) {
 
 /// [B,H,N,...] → [B,H,C,chunk,...], zeros after the last token.
 Tensor in_chunks_of(const Tensor& x, int64_t chunk) {
-  const int64_t missing = (chunk - x.size(2) % chunk) % chunk;
-  Tensor whole = x;
-  if (missing > 0) {
-    std::vector<int64_t> shape = x.sizes().vec();
-    shape[2] = missing;
-    whole = at::cat({x, at::zeros(shape, x.options())}, 2);
-  }
+  std::vector<int64_t> padding(static_cast<size_t>(2 * (x.dim() - 2)));
+  padding.back() = (chunk - x.size(2) % chunk) % chunk;
+  const Tensor whole = padding.back() == 0 ? x : at::constant_pad_nd(x, padding);
   return whole.unflatten(2, {whole.size(2) / chunk, chunk});
 }
 

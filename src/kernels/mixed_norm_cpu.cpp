@@ -13,27 +13,6 @@
 namespace formwork::cpu {
 namespace {
 
-/// Σ (x − centre) and Σ (x − centre)².
-template <class A>
-std::pair<A, A> moments(const A* x, A centre, int64_t n) {
-  using L = Lanes<A>;
-  typename L::Vector s0{}, s1{}, t0{}, t1{};
-  int64_t i = 0;
-  for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
-    const auto a = L::load(x + i) - centre, b = L::load(x + i + L::kCount) - centre;
-    s0 += a;
-    s1 += b;
-    t0 += a * a;
-    t1 += b * b;
-  }
-  A sum = L::sum(s0 + s1), squares = L::sum(t0 + t1);
-  for (; i < n; ++i) {
-    sum += x[i] - centre;
-    squares += (x[i] - centre) * (x[i] - centre);
-  }
-  return {sum, squares};
-}
-
 /// Numbers of one token in out = g · (a · weight + factor) + x · (b + slope) + c · weight + d +
 /// shift; x, b and slope may be missing.
 template <class A>

@@ -12,27 +12,6 @@
 namespace formwork::cpu {
 namespace {
 
-/// Σ x² and Σ x in one pass.
-template <class A>
-std::pair<A, A> sums(const A* x, int64_t n) {
-  using L = Lanes<A>;
-  typename L::Vector s0{}, s1{}, t0{}, t1{};
-  int64_t i = 0;
-  for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
-    const auto a = L::load(x + i), b = L::load(x + i + L::kCount);
-    s0 += a * a;
-    s1 += b * b;
-    t0 += a;
-    t1 += b;
-  }
-  A squares = L::sum(s0 + s1), total = L::sum(t0 + t1);
-  for (; i < n; ++i) {
-    squares += x[i] * x[i];
-    total += x[i];
-  }
-  return {squares, total};
-}
-
 template <class A>
 void add(const A* x, const A* y, A* out, int64_t n) {
   using L = Lanes<A>;
@@ -128,7 +107,7 @@ void measure(const A* row, int64_t r, RmsForm form, A eps, const RowNumbers<A>& 
   A squares;
   if (form == RmsForm::left_out) {
     A total;
-    std::tie(squares, total) = sums(row, n);
+    std::tie(total, squares) = moments(row, A(0), n);
     numbers.sum[r] = total;
     squares += total * total;
   } else {

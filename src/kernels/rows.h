@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/lanes.h"
@@ -133,6 +134,27 @@ inline A sum_of_squares(const A* x, int64_t n) {
   A total = L::sum((s0 + s1) + (s2 + s3));
   for (; i < n; ++i) total += x[i] * x[i];
   return total;
+}
+
+/// Σ (x − centre) and Σ (x − centre)².
+template <class A>
+inline std::pair<A, A> moments(const A* x, A centre, int64_t n) {
+  using L = Lanes<A>;
+  typename L::Vector s0{}, s1{}, t0{}, t1{};
+  int64_t i = 0;
+  for (; i + 2 * L::kCount <= n; i += 2 * L::kCount) {
+    const auto a = L::load(x + i) - centre, b = L::load(x + i + L::kCount) - centre;
+    s0 += a;
+    s1 += b;
+    t0 += a * a;
+    t1 += b * b;
+  }
+  A sum = L::sum(s0 + s1), squares = L::sum(t0 + t1);
+  for (; i < n; ++i) {
+    sum += x[i] - centre;
+    squares += (x[i] - centre) * (x[i] - centre);
+  }
+  return {sum, squares};
 }
 
 }  // namespace formwork

@@ -171,6 +171,12 @@ void Model::checkpoint_activations(bool on) {
   stack_->checkpoint_activations(on);
 }
 
+void Model::lay_out() {
+  visit([](const std::string&, Module& module) {
+    if (auto* map = dynamic_cast<Linear*>(&module)) map->lay_out();
+  });
+}
+
 PackedMaps Model::pack(PackedForm form) {
   const c10::NoGradGuard no_grad;
   PackedMaps maps;

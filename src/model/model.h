@@ -101,6 +101,8 @@ class Model final : public Module {
   /// memory to read for each token, and no gradients and no saving any more. Maps that cannot
   /// (Linear::pack) stay as they are, and so do tables, norms and biases.
   PackedMaps pack(PackedForm form);
+  /// Linear::lay_out for every linear map.
+  void lay_out();
   /// Bytes of the weights of linear maps and head, each read once when a token is decoded.
   int64_t weight_bytes() const;
   /// Ends a speculative block: keeps the first kept[b] tokens fed since ModelState::begin.

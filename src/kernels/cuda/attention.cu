@@ -113,6 +113,22 @@ __device__ __forceinline__ float row_sum(float x) {
   return x + __shfl_xor_sync(kAllLanes, x, 2);
 }
 
+/// body(first row, place) for tiles of `rows` rows in [from, to), each fetched to one of two places
+/// while the one before is worked on. All threads of the block take part.
+template <int rows, class Fetch, class Body>
+__device__ __forceinline__ void pass_by(int from, int to, const Fetch& fetch, const Body& body) {
+  if (from < to) fetch(from, 0);
+  end_copies();
+  for (int row = from, place = 0; row < to; row += rows, place ^= 1) {
+    if (row + rows < to) fetch(row + rows, place ^ 1);
+    end_copies();
+    await_copies<1>();
+    __syncthreads();
+    body(row, place);
+    __syncthreads();
+  }
+}
+
 /// The softmax so far of a warp's 16 queries: the largest score and the sum of weights beside it.
 struct RunningSoftmax {
   float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
@@ -150,6 +166,34 @@ struct RunningSoftmax {
   }
 };
 
+/// A block's own queries; the blocks with the most keys to see come first.
+struct OwnQueries {
+  const Meeting meeting;
+  const int first, own;  // of the block, of this warp
+
+  __device__ __forceinline__ OwnQueries(const Attention& a, int b, int h)
+      : meeting(a, b, h),
+        first(static_cast<int>(gridDim.x - 1 - blockIdx.x) * kOwnRows),
+        own(first + static_cast<int>(threadIdx.x) / kWarp * 16) {}
+};
+
+/// pass_by with all keys and values that a block's own queries can see.
+template <int width, int keys, class T, class Body>
+__device__ __forceinline__ void keys_pass_by(const OwnQueries& is, int b, int h, T* k_tiles,
+                                             T* v_tiles, bool vectors, const Body& body) {
+  constexpr int stage = keys * kPitch<T, width>;
+  const Attention& a = is.meeting.a;
+  const int kv_head = h / (a.heads / a.kv_heads), last = min(is.first + kOwnRows, a.queries) - 1;
+  const auto fetch = [&](int key, int place) {
+    load_tile<width, keys>(k_tiles + place * stage,
+                           rows_of<T>(a.k, b, kv_head, key, a.keys, a.width, vectors));
+    load_tile<width, keys>(v_tiles + place * stage,
+                           rows_of<T>(a.v, b, kv_head, key, a.keys, a.value_width, vectors));
+  };
+  pass_by<keys>(is.meeting.keys_from(is.first) / keys * keys, is.meeting.keys_to(last), fetch,
+                body);
+}
+
 template <class T, int width>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_forward_kernel(const Attention a, bool vectors) {
@@ -160,36 +204,18 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   T* v_tiles = k_tiles + 2 * stage;
   const int warp = threadIdx.x / kWarp, b = blockIdx.z, h = blockIdx.y;
   float* room = reinterpret_cast<float*>(v_tiles + 2 * stage) + warp * 16 * (keys + 4);
-  // The blocks with the most keys to see come first.
-  const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kOwnRows;
-  const int kv_head = h / (a.heads / a.kv_heads), own = first + warp * 16;
-  const Meeting meeting(a, b, h);
-  const int last = min(first + kOwnRows, a.queries) - 1;
-  const int from = meeting.keys_from(first) / keys * keys, to = meeting.keys_to(last);
-  const auto fetch = [&](int key, int place) {
-    load_tile<width, keys>(k_tiles + place * stage,
-                           rows_of<T>(a.k, b, kv_head, key, a.keys, a.width, vectors));
-    load_tile<width, keys>(v_tiles + place * stage,
-                           rows_of<T>(a.v, b, kv_head, key, a.keys, a.value_width, vectors));
-  };
+  const OwnQueries is(a, b, h);
 
   WarpTile<width / 8> out;
   RunningSoftmax softmax;
-  load_tile<width, kOwnRows>(q_tile, rows_of<T>(a.q, b, h, first, a.queries, a.width, vectors));
-  if (from < to) fetch(from, 0);
-  end_copies();
-  for (int key = from, place = 0; key < to; key += keys, place ^= 1) {
-    if (key + keys < to) fetch(key + keys, place ^ 1);
-    end_copies();
-    await_copies<1>();
-    __syncthreads();
+  load_tile<width, kOwnRows>(q_tile, rows_of<T>(a.q, b, h, is.first, a.queries, a.width, vectors));
+  keys_pass_by<width, keys>(is, b, h, k_tiles, v_tiles, vectors, [&](int key, int place) {
     WarpTile<keys / 8> s;
     multiply_rows<width, pitch, pitch>(s, q_tile + warp * 16 * pitch, k_tiles + place * stage);
-    scores_of<false>(s, meeting, own, key);
+    scores_of<false>(s, is.meeting, is.own, key);
     softmax.add(s, out);
     multiply_result<pitch>(out, s, v_tiles + place * stage, room);
-    __syncthreads();
-  }
+  });
   await_copies<0>();
   T* to_rows = head_of<T>(a.out, b, h);
   FORMWORK_UNROLL
@@ -201,12 +227,13 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
       out.x[n][2 * half] *= inverse;
       out.x[n][2 * half + 1] *= inverse;
     }
-    const int query = own + row_in_tile(2 * half);
+    const int query = is.own + row_in_tile(2 * half);
     if (threadIdx.x % 4 == 0 && query < a.queries)
       a.log_sum[(static_cast<int64_t>(b) * a.heads + h) * a.queries + query] =
           sum > 0.0f ? softmax.most[half] + log2f(sum) : -INFINITY;
   }
-  store_result(to_rows + own * a.out.row, a.out.row, a.queries - own, a.value_width, out, 1.0f);
+  store_result(to_rows + is.own * a.out.row, a.out.row, a.queries - is.own, a.value_width, out,
+               1.0f);
 }
 
 /// along = gradient · out, a warp a row.
@@ -283,13 +310,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
         alongs[place * queries + i] = real ? g.along[row + query + i] : 0.0f;
       }
     };
-    if (from < to) fetch(from, 0);
-    end_copies();
-    for (int query = from, place = 0; query < to; query += queries, place ^= 1) {
-      if (query + queries < to) fetch(query + queries, place ^ 1);
-      end_copies();
-      await_copies<1>();
-      __syncthreads();
+    pass_by<queries>(from, to, fetch, [&](int query, int place) {
       WarpTile<queries / 8> s, slopes;
       multiply_rows<width, pitch, pitch>(s, k_tile + warp * 16 * pitch, q_tiles + place * stage);
       scores_of<true>(s, meeting, own, query);
@@ -302,8 +323,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
           [&](int n, int e) { return along[column_in_tile(n, e)]; });
       multiply_result<pitch>(v_gradient, s, g_tiles + place * stage, room);
       multiply_result<pitch>(k_gradient, slopes, q_tiles + place * stage, room);
-      __syncthreads();
-    }
+    });
   }
   await_copies<0>();
   store_result(head_of<T>(g.k, b, kv_head) + own * g.k.row, g.k.row, a.keys - own, a.width,
@@ -324,50 +344,33 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   T* v_tiles = k_tiles + 2 * stage;
   const int warp = threadIdx.x / kWarp, b = blockIdx.z, h = blockIdx.y;
   float* room = reinterpret_cast<float*>(v_tiles + 2 * stage) + warp * 16 * (keys + 4);
-  const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kOwnRows;
-  const int kv_head = h / (a.heads / a.kv_heads), own = first + warp * 16;
-  const Meeting meeting(a, b, h);
-  const int last = min(first + kOwnRows, a.queries) - 1;
-  const int from = meeting.keys_from(first) / keys * keys, to = meeting.keys_to(last);
-  const auto fetch = [&](int key, int place) {
-    load_tile<width, keys>(k_tiles + place * stage,
-                           rows_of<T>(a.k, b, kv_head, key, a.keys, a.width, vectors));
-    load_tile<width, keys>(v_tiles + place * stage,
-                           rows_of<T>(a.v, b, kv_head, key, a.keys, a.value_width, vectors));
-  };
+  const OwnQueries is(a, b, h);
   float log_sum[2], along[2];
   FORMWORK_UNROLL
   for (int half = 0; half < 2; ++half) {
-    const int query = own + row_in_tile(2 * half);
+    const int query = is.own + row_in_tile(2 * half);
     const int64_t row = (static_cast<int64_t>(b) * a.heads + h) * a.queries + query;
     log_sum[half] = query < a.queries ? divisor(a.log_sum[row]) : INFINITY;
     along[half] = query < a.queries ? g.along[row] : 0.0f;
   }
 
   WarpTile<width / 8> gradient;
-  load_tile<width, kOwnRows>(q_tile, rows_of<T>(a.q, b, h, first, a.queries, a.width, vectors));
+  load_tile<width, kOwnRows>(q_tile, rows_of<T>(a.q, b, h, is.first, a.queries, a.width, vectors));
   load_tile<width, kOwnRows>(g_tile,
-                             rows_of<T>(g.out, b, h, first, a.queries, a.value_width, vectors));
-  if (from < to) fetch(from, 0);
-  end_copies();
-  for (int key = from, place = 0; key < to; key += keys, place ^= 1) {
-    if (key + keys < to) fetch(key + keys, place ^ 1);
-    end_copies();
-    await_copies<1>();
-    __syncthreads();
+                             rows_of<T>(g.out, b, h, is.first, a.queries, a.value_width, vectors));
+  keys_pass_by<width, keys>(is, b, h, k_tiles, v_tiles, vectors, [&](int key, int place) {
     WarpTile<keys / 8> s, slopes;
     multiply_rows<width, pitch, pitch>(s, q_tile + warp * 16 * pitch, k_tiles + place * stage);
-    scores_of<false>(s, meeting, own, key);
+    scores_of<false>(s, is.meeting, is.own, key);
     multiply_rows<width, pitch, pitch>(slopes, g_tile + warp * 16 * pitch, v_tiles + place * stage);
     score_gradients(
         s, slopes, [&](int, int e) { return log_sum[e / 2]; },
         [&](int, int e) { return along[e / 2]; });
     multiply_result<pitch>(gradient, slopes, k_tiles + place * stage, room);
-    __syncthreads();
-  }
+  });
   await_copies<0>();
-  store_result(head_of<T>(g.q, b, h) + own * g.q.row, g.q.row, a.queries - own, a.width, gradient,
-               a.scale);
+  store_result(head_of<T>(g.q, b, h) + is.own * g.q.row, g.q.row, a.queries - is.own, a.width,
+               gradient, a.scale);
 }
 
 bool heads_in_vectors(Element element, const Heads& x, int width) {

@@ -32,6 +32,19 @@ __device__ __forceinline__ int column_in_tile(int n, int e) {
   return n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + e % 2;
 }
 
+/// body(k, u, l): four numbers at a time of the two rows of a that this lane's results come from.
+template <int depth, int a_pitch, class Body>
+__device__ __forceinline__ void left_rows(const float* a, const Body& body) {
+  const float* upper = a + row_in_tile(0) * a_pitch;
+  const float* lower = upper + 8 * a_pitch;
+  for (int k = 0; k < depth; k += 4) {
+    float u[4], l[4];
+    load(u, upper + k);
+    load(l, lower + k);
+    body(k, u, l);
+  }
+}
+
 /// c += a bᵀ: a 16 rows and b 8 · pieces rows, both of `depth` numbers.
 template <int depth, int a_pitch, int b_pitch, int pieces>
 __device__ __forceinline__ void multiply_rows(WarpTile<pieces>& c, const Bfloat16* a,
@@ -52,12 +65,7 @@ __device__ __forceinline__ void multiply_rows(WarpTile<pieces>& c, const Bfloat1
 }
 template <int depth, int a_pitch, int b_pitch, int pieces>
 __device__ __forceinline__ void multiply_rows(WarpTile<pieces>& c, const float* a, const float* b) {
-  const float* upper = a + row_in_tile(0) * a_pitch;
-  const float* lower = upper + 8 * a_pitch;
-  for (int k = 0; k < depth; k += 4) {
-    float u[4], l[4];
-    load(u, upper + k);
-    load(l, lower + k);
+  left_rows<depth, a_pitch>(a, [&](int k, const float(&u)[4], const float(&l)[4]) {
     FORMWORK_UNROLL
     for (int n = 0; n < pieces; ++n) {
       FORMWORK_UNROLL
@@ -71,19 +79,14 @@ __device__ __forceinline__ void multiply_rows(WarpTile<pieces>& c, const float* 
         }
       }
     }
-  }
+  });
 }
 
 /// c += a b: a 16 rows of `depth` numbers, b `depth` rows of 8 · pieces numbers.
 template <int depth, int a_pitch, int b_pitch, int pieces>
 __device__ __forceinline__ void multiply_columns(WarpTile<pieces>& c, const float* a,
                                                  const float* b) {
-  const float* upper = a + row_in_tile(0) * a_pitch;
-  const float* lower = upper + 8 * a_pitch;
-  for (int k = 0; k < depth; k += 4) {
-    float u[4], l[4];
-    load(u, upper + k);
-    load(l, lower + k);
+  left_rows<depth, a_pitch>(a, [&](int k, const float(&u)[4], const float(&l)[4]) {
     FORMWORK_UNROLL
     for (int i = 0; i < 4; ++i) {
       FORMWORK_UNROLL
@@ -97,7 +100,7 @@ __device__ __forceinline__ void multiply_columns(WarpTile<pieces>& c, const floa
         }
       }
     }
-  }
+  });
 }
 
 /// c += a b with a a result of this warp and b 8 · depth_pieces rows of 8 · pieces numbers. `room`:

@@ -1,13 +1,12 @@
 #include "kernels/laid_out_linear.h"
 #include "kernels/linear_map.h"
-#include "methods/linear/layout.h"
 #include "methods/linear/linear.h"
 
 namespace formwork {
 namespace {
 
 /// y = x Wᵀ + b with a plain matrix W [out, in]; 2·in·out operations a token.
-class Dense final : public Linear, public LaidOut {
+class Dense final : public Linear {
  public:
   Dense(const NoOptions&, const LinearSite& site)
       : weight_(add_parameter(

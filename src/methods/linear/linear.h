@@ -53,6 +53,9 @@ class Linear : public Module {
   /// it is no parameter any more. False, with nothing changed, where W is not kept as one float32
   /// matrix.
   virtual bool pack(PackedForm) { return false; }
+  /// Keeps a copy of W as it is now in the order that products want, where that is faster, for
+  /// passes without gradients over many tokens; of no more use once W or its type changes.
+  virtual void lay_out() {}
   /// Bytes of the weight that forward reads.
   virtual int64_t weight_bytes() const { return static_cast<int64_t>(weight().nbytes()); }
 };

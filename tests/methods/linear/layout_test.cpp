@@ -1,5 +1,3 @@
-#include "methods/linear/layout.h"
-
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
@@ -20,7 +18,7 @@ TEST(property, linear_dense_laid_out_keeps_gradients_and_results) {
   const std::shared_ptr<Linear> map = Choice<Linear>("dense").make(site);
   const Tensor x = numbers({2, 16, 24}, 4).to(at::kFloat);
   const Tensor before = map->forward(x);
-  lay_out_weights(*map);
+  map->lay_out();
   EXPECT_TRUE(at::equal(map->forward(x), before)) << "with gradients the plain weight is used";
   map->forward(x).sum().backward();
   EXPECT_TRUE(map->weight().grad().defined());
