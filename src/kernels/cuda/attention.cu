@@ -198,6 +198,7 @@ template <class T, int width>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_forward_kernel(const Attention a, bool vectors) {
   using Tiles = AttentionTiles<T, width>;
+  using Scores = WarpTile<Tiles::keys / 8>;  // named here: GCC 12 fails at it in a lambda
   constexpr int keys = Tiles::keys, pitch = Tiles::pitch, stage = keys * pitch;
   T* q_tile = reinterpret_cast<T*>(shared_memory());
   T* k_tiles = q_tile + Tiles::own;
@@ -210,7 +211,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   RunningSoftmax softmax;
   load_tile<width, kOwnRows>(q_tile, rows_of<T>(a.q, b, h, is.first, a.queries, a.width, vectors));
   keys_pass_by<width, keys>(is, b, h, k_tiles, v_tiles, vectors, [&](int key, int place) {
-    WarpTile<keys / 8> s;
+    Scores s;
     multiply_rows<width, pitch, pitch>(s, q_tile + warp * 16 * pitch, k_tiles + place * stage);
     scores_of<false>(s, is.meeting, is.own, key);
     softmax.add(s, out);
@@ -278,6 +279,7 @@ template <class T, int width>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_key_gradients_kernel(const Attention a, const AttentionGradients g, bool vectors) {
   using Tiles = AttentionTiles<T, width>;
+  using Scores = WarpTile<Tiles::back / 8>;
   constexpr int queries = Tiles::back, pitch = Tiles::pitch, stage = queries * pitch;
   T* k_tile = reinterpret_cast<T*>(shared_memory());
   T* v_tile = k_tile + Tiles::own;
@@ -311,7 +313,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
       }
     };
     pass_by<queries>(from, to, fetch, [&](int query, int place) {
-      WarpTile<queries / 8> s, slopes;
+      Scores s, slopes;
       multiply_rows<width, pitch, pitch>(s, k_tile + warp * 16 * pitch, q_tiles + place * stage);
       scores_of<true>(s, meeting, own, query);
       multiply_rows<width, pitch, pitch>(slopes, v_tile + warp * 16 * pitch,
@@ -337,6 +339,7 @@ template <class T, int width>
 __global__ void __launch_bounds__(kAttentionThreads, 2)
     attention_query_gradients_kernel(const Attention a, const AttentionGradients g, bool vectors) {
   using Tiles = AttentionTiles<T, width>;
+  using Scores = WarpTile<Tiles::back / 8>;
   constexpr int keys = Tiles::back, pitch = Tiles::pitch, stage = keys * pitch;
   T* q_tile = reinterpret_cast<T*>(shared_memory());
   T* g_tile = q_tile + Tiles::own;
@@ -359,7 +362,7 @@ __global__ void __launch_bounds__(kAttentionThreads, 2)
   load_tile<width, kOwnRows>(g_tile,
                              rows_of<T>(g.out, b, h, is.first, a.queries, a.value_width, vectors));
   keys_pass_by<width, keys>(is, b, h, k_tiles, v_tiles, vectors, [&](int key, int place) {
-    WarpTile<keys / 8> s, slopes;
+    Scores s, slopes;
     multiply_rows<width, pitch, pitch>(s, q_tile + warp * 16 * pitch, k_tiles + place * stage);
     scores_of<false>(s, is.meeting, is.own, key);
     multiply_rows<width, pitch, pitch>(slopes, g_tile + warp * 16 * pitch, v_tiles + place * stage);
