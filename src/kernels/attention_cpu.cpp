@@ -20,6 +20,9 @@ using at::Tensor;
 /// Items that the backward pass is divided into at least, where there are as many tiles of queries;
 /// a fixed number, so that sums do not depend on the threads.
 constexpr int64_t kLeastItems = 4;
+/// Tiles of queries that the backward pass takes at once at most: each tile of keys, with its
+/// gradients, is fetched for all of them, and 4 of them stay in half a megabyte of cache.
+constexpr int64_t kMostTogether = 4;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLogE = 1.4426950408889634;  // of 2: the tiles' softmax is a power of two
 
@@ -69,20 +72,15 @@ Scratch unless_float(int64_t count) {
   return std::is_same_v<T, float> ? Scratch() : Scratch(count);
 }
 
-/// body(tile, its first key) for the tiles of keys that some of a spot's queries may see.
-template <class Body>
-void for_each_key_tile(const Sight& sight, const Sight::Spot& spot, const FloatRows& keys,
-                       const FloatRows& values, const Body& body) {
-  const Sight::Range range = sight.range(spot.first, spot.count);
-  for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
-    KeyTile tile = sight.look(spot, key);
-    if (tile.count == 0) continue;
-    tile.keys = keys.row(key);
-    tile.key_stride = keys.stride;
-    tile.values = values.row(key);
-    tile.value_stride = values.stride;
-    body(tile, key);
-  }
+/// What a spot's queries see of the tile of keys from `key` on, and where that lies.
+KeyTile key_tile(const Sight& sight, const Sight::Spot& spot, int64_t key, const FloatRows& keys,
+                 const FloatRows& values) {
+  KeyTile tile = sight.look(spot, key);
+  tile.keys = keys.row(key);
+  tile.key_stride = keys.stride;
+  tile.values = values.row(key);
+  tile.value_stride = values.stride;
+  return tile;
 }
 
 /// factor · from into `to`, which may be `from`.
@@ -159,9 +157,11 @@ class ForwardWorker {
     std::fill_n(softmax_.most, kTile, -kInfinity);
     std::fill_n(softmax_.total, kTile, 0.0f);
     std::fill_n(softmax_.out, spot_.count * s_.padded_value_width, 0.0f);
-    for_each_key_tile(in_.sight, spot_, keys_, values_, [&](const KeyTile& keys, int64_t) {
-      in_.tiles.forward(queries, keys, softmax_, scores_.data());
-    });
+    const Sight::Range range = in_.sight.range(first, spot_.count);
+    for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
+      const KeyTile keys = key_tile(in_.sight, spot_, key, keys_, values_);
+      if (keys.count > 0) in_.tiles.forward(queries, keys, softmax_, scores_.data());
+    }
     float* log_sum = result_.log_sum_exp.template data_ptr<float>();
     in_.tiles.finish(queries, softmax_, log_sum + (b * s_.heads + h) * s_.queries + first);
     put_rows(softmax_.out, spot_.count, s_.value_width, s_.padded_value_width, 1.0f,
@@ -222,12 +222,32 @@ struct BiasSums {
   Tensor offsets;  // [parts,B,H,Nq+Nk-1] float64, in the order that Sight has
 };
 
+/// A tile of queries in the backward pass: packed queries and gradients, what the softmax of each
+/// query was, and the gradient so far.
+struct OpenTile {
+  explicit OpenTile(const AttentionSizes& s)
+      : rows(kTile * s.padded_width),
+        across(kTile * s.width),
+        gradient(kTile * s.padded_width),
+        out_gradient_rows(kTile * s.padded_value_width),
+        out_gradient_across(kTile * s.value_width) {}
+
+  Scratch rows, across, gradient, out_gradient_rows, out_gradient_across;
+  alignas(64) float log_sum[kTile];
+  alignas(64) float inner[kTile];
+  Sight::Spot spot;
+  Sight::Range seen{0, 0};
+  QueryTile queries;
+};
+
 /// What a thread needs for the gradient of one head of keys after the other.
 template <class T>
 class BackwardWorker {
  public:
+  /// `together` tiles of queries are open at once.
   BackwardWorker(const Inputs& in, const AttentionSlopes& slopes, const AttentionResult& forward,
-                 const AttentionBackward& result, const BiasSums& sums, int64_t part)
+                 const AttentionBackward& result, const BiasSums& sums, int64_t part,
+                 int64_t together)
       : in_(in),
         s_(in.sizes),
         slopes_(slopes),
@@ -239,16 +259,14 @@ class BackwardWorker {
         values_memory_(unless_float<T>(s_.keys * s_.value_width)),
         key_gradient_(s_.keys * s_.padded_width),
         value_gradient_(s_.keys * s_.padded_value_width),
-        rows_(kTile * s_.padded_width),
-        across_(kTile * s_.width),
-        query_gradient_(kTile * s_.padded_width),
-        gradient_rows_(kTile * s_.padded_value_width),
-        gradient_across_(kTile * s_.value_width),
         out_memory_(unless_float<T>(kTile * s_.value_width)),
         weights_(kTile * kTile),
-        score_gradient_(kTile * kTile) {}
+        score_gradient_(kTile * kTile) {
+    for (int64_t i = 0; i < together; ++i) tiles_.push_back(std::make_unique<OpenTile>(s_));
+  }
 
-  /// Every `parts`-th tile of queries from `part` on; finish() follows.
+  /// One of `parts` groups of tiles in each round, so that all parts see early and late queries;
+  /// finish() follows.
   void head(int64_t b, int64_t kv_head, int64_t parts) {
     keys_ =
         pack_rows(Head<T>(in_.k, b, kv_head), 0, s_.keys, s_.width, s_.padded_width, keys_memory_);
@@ -256,9 +274,13 @@ class BackwardWorker {
     values_ = read_rows(Head<T>(in_.v, b, kv_head), 0, s_.keys, s_.value_width, values_memory_);
     std::fill_n(key_gradient_.data(), s_.keys * s_.padded_width, 0.0f);
     std::fill_n(value_gradient_.data(), s_.keys * s_.padded_value_width, 0.0f);
+    const int64_t together = static_cast<int64_t>(tiles_.size());
+    const int64_t groups = (s_.query_tiles + together - 1) / together;
     for (int64_t h = kv_head * s_.group(); h < (kv_head + 1) * s_.group(); ++h)
-      for (int64_t tile = part_; tile < s_.query_tiles; tile += parts)
-        query_tile(b, h, tile * kTile);
+      for (int64_t round = 0; round * parts < groups; ++round) {
+        const int64_t group = round * parts + (round % 2 == 0 ? part_ : parts - 1 - part_);
+        if (group < groups) query_tiles(b, h, group * together);
+      }
   }
 
   /// Adds what another part has found for the same keys and values.
@@ -280,63 +302,78 @@ class BackwardWorker {
     for (int64_t i = 0; i < count; ++i) to.data()[i] += from.data()[i];
   }
 
-  void query_tile(int64_t b, int64_t h, int64_t first) {
-    spot_.batch = b;
-    spot_.head = h;
-    spot_.first = first;
-    spot_.count = std::min(kTile, s_.queries - first);
-    const QueryTile queries = load(b, h, first);
-    std::fill_n(query_gradient_.data(), spot_.count * s_.padded_width, 0.0f);
-    for_each_key_tile(in_.sight, spot_, keys_, values_, [&](const KeyTile& keys, int64_t key) {
-      in_.tiles.backward(queries, keys,
-                         {query_gradient_.data(), key_gradient_.data() + key * s_.padded_width,
-                          value_gradient_.data() + key * s_.padded_value_width, weights_.data(),
-                          score_gradient_.data()});
-      add_biases(keys, key);
-    });
-    in_.turn(query_gradient_.data(), s_.padded_width, spot_.count, b, in_.place(first), true);
-    put_rows(query_gradient_.data(), spot_.count, s_.width, s_.padded_width, in_.scale,
-             Head<T>(result_.q, b, h), first);
+  void query_tiles(int64_t b, int64_t h, int64_t first) {
+    const int64_t count = std::min(static_cast<int64_t>(tiles_.size()), s_.query_tiles - first);
+    int64_t begin = s_.keys, end = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const Sight::Range seen = open(b, h, (first + i) * kTile, *tiles_[i]);
+      begin = std::min(begin, seen.begin);
+      end = std::max(end, seen.end);
+    }
+    for (int64_t key = begin / kTile * kTile; key < end; key += kTile)
+      for (int64_t i = 0; i < count; ++i) multiply(*tiles_[i], key);
+    for (int64_t i = 0; i < count; ++i) {
+      const OpenTile& tile = *tiles_[i];
+      in_.turn(tile.gradient.data(), s_.padded_width, tile.spot.count, b,
+               in_.place(tile.spot.first), true);
+      put_rows(tile.gradient.data(), tile.spot.count, s_.width, s_.padded_width, in_.scale,
+               Head<T>(result_.q, b, h), tile.spot.first);
+    }
   }
 
-  /// Packs queries, gradients and what the softmax of each query was.
-  QueryTile load(int64_t b, int64_t h, int64_t first) {
-    const int64_t count = spot_.count;
+  void multiply(const OpenTile& tile, int64_t key) {
+    if (key + kTile <= tile.seen.begin || key >= tile.seen.end) return;
+    const KeyTile keys = key_tile(in_.sight, tile.spot, key, keys_, values_);
+    if (keys.count == 0) return;
+    in_.tiles.backward(tile.queries, keys,
+                       {tile.gradient.data(), key_gradient_.data() + key * s_.padded_width,
+                        value_gradient_.data() + key * s_.padded_value_width, weights_.data(),
+                        score_gradient_.data()});
+    add_biases(tile.spot, keys, key);
+  }
+
+  /// Packs queries, gradients and what the softmax of each query was; gives the keys they see.
+  Sight::Range open(int64_t b, int64_t h, int64_t first, OpenTile& tile) {
+    tile.spot.batch = b;
+    tile.spot.head = h;
+    tile.spot.first = first;
+    tile.spot.count = std::min(kTile, s_.queries - first);
+    const int64_t count = tile.spot.count;
     const FloatRows rows =
-        pack_rows(Head<T>(in_.q, b, h), first, count, s_.width, s_.padded_width, rows_);
-    in_.turn(rows_.data(), s_.padded_width, count, b, in_.place(first));
+        pack_rows(Head<T>(in_.q, b, h), first, count, s_.width, s_.padded_width, tile.rows);
+    in_.turn(tile.rows.data(), s_.padded_width, count, b, in_.place(first));
     in_.tiles.lay_across(rows.data, rows.stride, count, s_.width,
-                         in_.scale * static_cast<float>(kLogE), across_.data());
+                         in_.scale * static_cast<float>(kLogE), tile.across.data());
     const FloatRows gradient = pack_rows(Head<T>(slopes_.out, b, h), first, count, s_.value_width,
-                                         s_.padded_value_width, gradient_rows_);
+                                         s_.padded_value_width, tile.out_gradient_rows);
     in_.tiles.lay_across(gradient.data, gradient.stride, count, s_.value_width, 1.0f,
-                         gradient_across_.data());
+                         tile.out_gradient_across.data());
     const FloatRows out =
         read_rows(Head<T>(forward_.out, b, h), first, count, s_.value_width, out_memory_);
     const int64_t at = (b * s_.heads + h) * s_.queries + first;
     const float* log_sum = forward_.log_sum_exp.template data_ptr<float>() + at;
     for (int64_t r = 0; r < kTile; ++r) {
       const bool some = r < count && log_sum[r] != -kInfinity;
-      log_sum_[r] = some ? log_sum[r] * static_cast<float>(kLogE) : kInfinity;
+      tile.log_sum[r] = some ? log_sum[r] * static_cast<float>(kLogE) : kInfinity;
     }
-    std::fill_n(inner_, kTile, 0.0f);
+    std::fill_n(tile.inner, kTile, 0.0f);
     for (int64_t r = 0; r < count; ++r)
-      inner_[r] = inner_product(out.row(r), gradient.row(r), s_.value_width);
+      tile.inner[r] = inner_product(out.row(r), gradient.row(r), s_.value_width);
     if (slopes_.log_sum_exp.defined()) {
       const float* of_sum = slopes_.log_sum_exp.template data_ptr<float>() + at;
-      for (int64_t r = 0; r < count; ++r) inner_[r] -= of_sum[r];
+      for (int64_t r = 0; r < count; ++r) tile.inner[r] -= of_sum[r];
     }
-    QueryTile tile;
-    tile.count = count;
-    tile.width = s_.width;
-    tile.value_width = s_.value_width;
-    tile.across = across_.data();
-    tile.rows = rows.data;
-    tile.gradient_across = gradient_across_.data();
-    tile.gradient_rows = gradient.data;
-    tile.log_sum = log_sum_;
-    tile.inner = inner_;
-    return tile;
+    std::fill_n(tile.gradient.data(), count * s_.padded_width, 0.0f);
+    tile.queries.count = count;
+    tile.queries.width = s_.width;
+    tile.queries.value_width = s_.value_width;
+    tile.queries.across = tile.across.data();
+    tile.queries.rows = rows.data;
+    tile.queries.gradient_across = tile.out_gradient_across.data();
+    tile.queries.gradient_rows = gradient.data;
+    tile.queries.log_sum = tile.log_sum;
+    tile.queries.inner = tile.inner;
+    return tile.seen = in_.sight.range(first, count);
   }
 
   static float inner_product(const float* a, const float* b, int64_t n) {
@@ -349,20 +386,20 @@ class BackwardWorker {
     return total;
   }
 
-  void add_biases(const KeyTile& keys, int64_t first_key) {
+  void add_biases(const Sight::Spot& spot, const KeyTile& keys, int64_t first_key) {
     if (sums_.bias.defined()) {
       const Tensor& bias = sums_.bias;
       float* to = bias.template data_ptr<float>() +
-                  (bias.size(0) == 1 ? 0 : spot_.batch * bias.stride(0)) +
-                  (bias.size(1) == 1 ? 0 : spot_.head * bias.stride(1)) +
-                  spot_.first * bias.stride(2) + first_key;
-      in_.tiles.add_dense(score_gradient_.data(), spot_.count, keys.count, to, bias.stride(2));
+                  (bias.size(0) == 1 ? 0 : spot.batch * bias.stride(0)) +
+                  (bias.size(1) == 1 ? 0 : spot.head * bias.stride(1)) +
+                  spot.first * bias.stride(2) + first_key;
+      in_.tiles.add_dense(score_gradient_.data(), spot.count, keys.count, to, bias.stride(2));
     }
     if (sums_.offsets.defined()) {
-      const int64_t head = (part_ * s_.batch + spot_.batch) * s_.heads + spot_.head;
+      const int64_t head = (part_ * s_.batch + spot.batch) * s_.heads + spot.head;
       double* to = sums_.offsets.template data_ptr<double>() + head * sums_.offsets.size(3);
-      in_.tiles.add_offsets(score_gradient_.data(), spot_.count, keys.count,
-                            to + in_.sight.first_offset(spot_, keys, first_key));
+      in_.tiles.add_offsets(score_gradient_.data(), spot.count, keys.count,
+                            to + in_.sight.first_offset(spot, keys, first_key));
     }
   }
 
@@ -374,11 +411,8 @@ class BackwardWorker {
   const BiasSums& sums_;
   int64_t part_;
   Scratch keys_memory_, values_memory_, key_gradient_, value_gradient_;
-  Scratch rows_, across_, query_gradient_, gradient_rows_, gradient_across_, out_memory_;
-  Scratch weights_, score_gradient_;
-  alignas(64) float log_sum_[kTile];
-  alignas(64) float inner_[kTile];
-  Sight::Spot spot_;
+  Scratch out_memory_, weights_, score_gradient_;
+  std::vector<std::unique_ptr<OpenTile>> tiles_;
   FloatRows keys_, values_;
 };
 
@@ -387,12 +421,14 @@ class BackwardWorker {
 struct Division {
   int64_t batches = 1, kv_heads = 1;  // of an item
   int64_t items, parts;
+  int64_t together;  // tiles of queries that a thread takes at once
 
   Division(const AttentionSizes& s, const AttentionRule& rule, bool bias) {
     if (bias && rule.bias.size(0) == 1) batches = s.batch;
     if (bias && rule.bias.size(1) == 1) kv_heads = s.kv_heads;
     items = s.batch / batches * (s.kv_heads / kv_heads);
     parts = std::min(s.query_tiles, (kLeastItems + items - 1) / items);
+    together = std::clamp<int64_t>(s.query_tiles / parts, 1, kMostTogether);
   }
 
   /// body(batch entry, key head) for the heads of an item.
@@ -411,7 +447,7 @@ void backward_tiles(const Inputs& in, const Division& division, const AttentionS
                     const BiasSums& sums) {
   using Worker = BackwardWorker<T>;
   const auto make = [&](int64_t part) {
-    return std::make_unique<Worker>(in, slopes, forward, result, sums, part);
+    return std::make_unique<Worker>(in, slopes, forward, result, sums, part, division.together);
   };
   if (division.parts == 1) {
     in_turns(
