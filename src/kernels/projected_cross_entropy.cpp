@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/processor.h"
 #include "kernels/cuda/binding.h"
 #include "kernels/parallel.h"
 #include "kernels/rows.h"
@@ -135,6 +136,9 @@ ProjectedRows counted_rows(const Tensor& x, const Tensor& weight, const Tensor& 
   const at::DeviceType device = x.device().type();
   if (at::autocast::is_autocast_enabled(device) && x.scalar_type() != at::kDouble)
     all.product_type = at::autocast::get_autocast_dtype(device);
+  // Without instructions for them products of bfloat16 take longer than the wider ones.
+  if (x.is_cpu() && all.product_type == at::kBFloat16 && !multiplies_bfloat16())
+    all.product_type = at::kFloat;
   const Tensor counted = all.target.ge(0);
   if (!counted.all().item<bool>()) {
     places = counted.nonzero().squeeze(1);

@@ -66,6 +66,15 @@ std::string verdict_text(const Value& variant, const char* key) {
   return verdict + (least ? " (sees ≥ " + printed("%.2g", *least) + ")" : "");
 }
 
+/// The same in a terminal's few columns: "better (p 0.01)", or "none ≥ 0.02".
+std::string short_verdict(const Value& variant) {
+  const std::optional<double> least =
+      number(variant, {"against_baseline", "metric", "smallest_detectable"});
+  const bool none =
+      text(variant, {"against_baseline", "metric", "verdict"}) == "no difference seen";
+  return none && least ? "none ≥ " + printed("%.2g", *least) : verdict_text(variant, "metric");
+}
+
 std::string difference_text(const Value& variant, const char* key) {
   return or_nothing(number(variant, {"against_baseline", key, "difference"}), "%+.3g");
 }
@@ -252,24 +261,27 @@ std::string summary_text(const Value& summary) {
   const bool one = same_metric(summary);
   std::vector<std::string> head = {"variant"};
   if (!one) head.push_back(text(summary, {"metric", "name"}));
-  head.insert(head.end(), {"validation loss", "against the baseline", "tokens/s", "memory",
-                           "latency", "status"});
-  TextTable table(head);
+  head.insert(head.end(), {"validation loss", "difference", "status"});
+  TextTable quality(head), cost({"variant", "tokens/s", "memory", "latency"});
+  std::string failures;
   for (const Value& variant : variants_of(summary)) {
-    std::vector<std::string> row = {text(variant, {"name"})};
+    const std::string name = text(variant, {"name"});
+    std::vector<std::string> row = {name};
     if (!one) row.push_back(spread_text(variant, "metric"));
+    row.insert(row.end(),
+               {spread_text(variant, "loss"), short_verdict(variant), status_text(variant)});
+    quality.add(row);
     const std::string latency = or_nothing(number(variant, {"latency_ms", "batch_1"}), "%.3g");
-    row.insert(row.end(), {spread_text(variant, "loss"), verdict_text(variant, "metric"),
-                           short_or_nothing(number(variant, {"tokens_per_second"})),
-                           short_or_nothing(number(variant, {"peak_memory_bytes"})),
-                           latency == kNothing ? latency : latency + " ms", status_text(variant)});
-    table.add(row);
-  }
-  std::string out = table.text();
-  for (const Value& variant : variants_of(summary))
+    cost.add({name, short_or_nothing(number(variant, {"tokens_per_second"})),
+              short_or_nothing(number(variant, {"peak_memory_bytes"})),
+              latency == kNothing ? latency : latency + " ms"});
     if (const std::string failure = text(variant, {"failure"}); !failure.empty())
-      out += text(variant, {"name"}) + ": " + failure + "\n";
-  return out;
+      failures += name + ": " + failure + "\n";
+  }
+  std::string out = quality.text();
+  if (out.find("none ≥") != std::string::npos)
+    out += "none ≥ x: a difference of x would have been seen four times in five\n";
+  return out + "\n" + cost.text() + failures;
 }
 
 }  // namespace formwork

@@ -14,7 +14,7 @@ std::string summary_markdown(const Value& summary);
 std::string summary_csv(const Value& summary);
 /// runs.csv: one line a run.
 std::string runs_csv(const Value& summary);
-/// The main columns, aligned, for a terminal.
+/// The main columns, aligned, for a terminal of 80 columns where the variants' names are short.
 std::string summary_text(const Value& summary);
 
 /// "812 k", "1.52 M", "3.1 G": a figure with three digits and the power of 1000.

@@ -93,7 +93,11 @@ TEST(property, lab_tables) {
   EXPECT_EQ(count_of(head, ','), count_of(row, ','));
   EXPECT_EQ(count_of(csv, '\n'), 6);
   EXPECT_EQ(count_of(runs_csv(summary), '\n'), 16);
-  EXPECT_NE(summary_text(summary).find("diverged (0 of 3 done)"), std::string::npos);
+  const std::string shown = summary_text(summary);
+  EXPECT_NE(shown.find("diverged (0 of 3 done)"), std::string::npos);
+  EXPECT_NE(shown.find("none ≥ "), std::string::npos);
+  std::istringstream shown_lines(shown.substr(0, shown.find("the loss is nan")));
+  while (std::getline(shown_lines, row)) EXPECT_LE(columns_of(row), 80U) << row;
 }
 
 TEST(property, lab_short_figures) {
