@@ -1,5 +1,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <map>
 
 #include "cli/bench.h"
 #include "cli/console.h"
@@ -38,11 +39,11 @@ MapSize size_of(const std::string& text) {
 struct Product {
   const char* name;
   Tensor a, b;
-  std::vector<double> blas, onednn;
+  std::map<MatmulLibrary, std::vector<double>> times;
 
-  double gflops(const std::vector<double>& times) const {
+  double gflops(MatmulLibrary library) const {
     const double operations = 2.0 * static_cast<double>(a.numel()) * static_cast<double>(b.size(0));
-    return operations / least(times) / 1e6;
+    return operations / least(times.at(library)) / 1e6;
   }
 };
 
@@ -51,9 +52,9 @@ std::vector<Product> products_of(const MapSize& size) {
   const Tensor x = normal_tensor({size.rows, size.in}, 1.0, random.child("x"));
   const Tensor w = normal_tensor({size.out, size.in}, 1.0, random.child("w"));
   const Tensor slope = normal_tensor({size.rows, size.out}, 1.0, random.child("g"));
-  return {{"y = x Wᵀ", x, w, {}, {}},
-          {"dx = dy W", slope, w.t(), {}, {}},
-          {"dW = dyᵀ x", slope.t(), x.t(), {}, {}}};
+  return {{"y = x Wᵀ", x, w, {}},
+          {"dx = dy W", slope, w.t(), {}},
+          {"dW = dyᵀ x", slope.t(), x.t(), {}}};
 }
 
 double time_of(MatmulLibrary library, const Product& product) {
@@ -65,18 +66,12 @@ double time_of(MatmulLibrary library, const Product& product) {
 std::vector<Product> measure(const MapSize& size, int64_t rounds) {
   std::vector<Product> all = products_of(size);
   for (int64_t round = -1; round < rounds; ++round)
-    for (Product& product : all) {
-      const double blas = time_of(MatmulLibrary::blas, product);
-      const double onednn = has_onednn() ? time_of(MatmulLibrary::onednn, product) : INFINITY;
-      if (round < 0) continue;  // warm-up
-      product.blas.push_back(blas);
-      product.onednn.push_back(onednn);
-    }
+    for (Product& product : all)
+      for (const MatmulLibrary library : matmul_libraries()) {
+        const double time = time_of(library, product);
+        if (round >= 0) product.times[library].push_back(time);  // the first warms up
+      }
   return all;
-}
-
-const char* name_of(MatmulLibrary library) {
-  return library == MatmulLibrary::onednn ? "onednn" : "mkl";
 }
 
 void add_values(List& list, const std::string& shape, const std::vector<Product>& products) {
@@ -84,18 +79,20 @@ void add_values(List& list, const std::string& shape, const std::vector<Product>
     Value entry{Table{}};
     entry["shape"] = Value(shape);
     entry["product"] = Value(product.name);
-    entry["gflops"]["mkl"] = Value(product.gflops(product.blas));
-    if (has_onednn()) entry["gflops"]["onednn"] = Value(product.gflops(product.onednn));
+    for (const MatmulLibrary library : matmul_libraries())
+      entry["gflops"][name_of(library)] = Value(product.gflops(library));
     entry["chosen"] = Value(name_of(faster_library(product.a, product.b)));
     list.push_back(std::move(entry));
   }
 }
 
 void print_rows(const std::string& shape, const std::vector<Product>& products) {
-  for (const Product& product : products)
-    std::printf("%-16s %-12s %8.1f %8.1f   %s\n", shape.c_str(), product.name,
-                product.gflops(product.blas), has_onednn() ? product.gflops(product.onednn) : 0.0,
-                name_of(faster_library(product.a, product.b)));
+  for (const Product& product : products) {
+    std::printf("%-16s %-12s", shape.c_str(), product.name);
+    for (const MatmulLibrary library : matmul_libraries())
+      std::printf(" %8.1f", product.gflops(library));
+    std::printf("   %s\n", name_of(faster_library(product.a, product.b)));
+  }
 }
 
 void bench_matmul(const MatmulRequest& request) {
@@ -104,12 +101,13 @@ void bench_matmul(const MatmulRequest& request) {
   for (const std::string& shape : shapes) size_of(shape);
   Value table{Table{}};
   List all;
-  if (!request.limits.json)
+  if (!request.limits.json) {
     std::printf(
-        "products of linear maps, float32, GFLOP/s at the least of %lld rounds\n"
-        "%-16s %-12s %8s %8s   %s\n",
-        static_cast<long long>(request.limits.rounds), "rows x in x out", "", "mkl", "onednn",
-        "Formwork takes");
+        "products of linear maps, float32, GFLOP/s at the least of %lld rounds\n%-16s %-12s",
+        static_cast<long long>(request.limits.rounds), "rows x in x out", "");
+    for (const MatmulLibrary library : matmul_libraries()) std::printf(" %8s", name_of(library));
+    std::printf("   taken\n");
+  }
   for (const std::string& shape : shapes) {
     const std::vector<Product> products = measure(size_of(shape), request.limits.rounds);
     if (request.limits.json)
@@ -136,7 +134,7 @@ void add_bench_matmul(CLI::App& bench) {
       ->allow_extra_args(false);
   add_bench_limits(*verb, request->limits);
   verb->footer(
-      "The environment's FORMWORK_MATMUL=mkl or onednn overrules the choice.\n"
+      "The environment's FORMWORK_MATMUL=mkl, onednn or formwork overrules the choice.\n"
       "Example:\n  formwork bench matmul --shape 4096x768x3072 --threads 1");
   verb->callback([request] { bench_matmul(*request); });
 }

@@ -68,8 +68,9 @@ class OperatorList {
 
 /// Beside every library: what is chosen should be the fastest.
 void OperatorList::add_product(const std::string& name, const Tensor& a, const Tensor& b) {
-  std::vector<Pass> libraries{[=] { return product_by(MatmulLibrary::blas, a, b); }};
-  if (has_onednn()) libraries.push_back([=] { return product_by(MatmulLibrary::onednn, a, b); });
+  std::vector<Pass> libraries;
+  for (const MatmulLibrary library : matmul_libraries())
+    libraries.push_back([=] { return product_by(library, a, b); });
   add(
       name, {a, b}, [=] { return product_by(faster_library(a, b), a, b); }, libraries);
 }

@@ -23,8 +23,7 @@ ProductMeter::ProductMeter()
 
 double ProductMeter::measure() {
   const double operations = 2.0 * static_cast<double>(kMeteredSize * kMeteredSize * kMeteredSize);
-  for (const MatmulLibrary library : {MatmulLibrary::blas, MatmulLibrary::onednn}) {
-    if (library == MatmulLibrary::onednn && !has_onednn()) continue;
+  for (const MatmulLibrary library : matmul_libraries()) {
     const double start = milliseconds();
     product_by(library, a_, b_);
     best_ = std::max(best_, operations / (milliseconds() - start) / 1e6);

@@ -23,8 +23,8 @@ bool laid_out_type(at::ScalarType type) {
 }  // namespace
 
 Tensor lay_out_weight(const Tensor& weight) {
-  if (!has_onednn() || forced_library() == MatmulLibrary::blas || !weight.is_cpu() ||
-      weight.numel() == 0 || !laid_out_type(weight.scalar_type()))
+  if (!has_onednn() || forced_library().value_or(MatmulLibrary::onednn) != MatmulLibrary::onednn ||
+      !weight.is_cpu() || weight.numel() == 0 || !laid_out_type(weight.scalar_type()))
     return {};
   static const auto found =
       c10::Dispatcher::singleton().findSchema({"mkldnn::_reorder_linear_weight", ""});

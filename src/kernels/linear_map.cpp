@@ -29,7 +29,7 @@ Tensor best_product(const Tensor& a, const Tensor& b, const Tensor& bias = {}) {
 /// The gradients of x [R,in] and weight [out,in] for that of x Wᵀ, where they are asked for.
 variable_list slopes_of_product(AutogradContext* context, const Tensor& slope, const Tensor& x,
                                 const Tensor& weight) {
-  // Products of oneDNN have no gradient of their own.
+  // Only those of blas have a gradient of their own.
   const bool again = at::GradMode::is_enabled();
   variable_list result(3);
   if (context->needs_input_grad(0))
@@ -109,18 +109,19 @@ Tensor widened_linear(const Tensor& x, const Tensor& weight, const Tensor& bias)
   return WidenedRows::apply(rows, map, if_defined(bias)).view(shape);
 }
 
-bool is_onednn(const ProductShape& shape) {
-  return faster_library(shape) == MatmulLibrary::onednn;
+bool gains(const ProductShape& shape) {
+  return faster_library(shape) != MatmulLibrary::blas;
 }
 
-/// Whether any of the products that will be asked for is better done by oneDNN: x [...,in].
+/// Whether any of the products that will be asked for is better done by another library than
+/// at::linear's: x [...,in].
 bool gains(const Tensor& x, const Tensor& weight) {
   const int64_t in = x.size(-1), rows = x.numel() / in, out = weight.size(0);
   const bool x_rows = x.stride(-1) == 1, w_rows = weight.stride(1) == 1;
-  if (is_onednn({rows, out, in, x_rows, w_rows})) return true;
+  if (gains({rows, out, in, x_rows, w_rows})) return true;
   if (!at::GradMode::is_enabled()) return false;
-  return (x.requires_grad() && is_onednn({rows, in, out, true, !w_rows})) ||
-         (weight.requires_grad() && is_onednn({out, in, rows, false, !x_rows}));
+  return (x.requires_grad() && gains({rows, in, out, true, !w_rows})) ||
+         (weight.requires_grad() && gains({out, in, rows, false, !x_rows}));
 }
 
 /// Whether the weights' way from memory is all that counts, which MKL's products of one row use

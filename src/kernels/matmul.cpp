@@ -17,6 +17,7 @@
 
 #include "core/error.h"
 #include "kernels/matmul_memory.h"
+#include "kernels/matrix_product.h"
 
 namespace formwork {
 namespace {
@@ -40,7 +41,7 @@ const c10::TypedOperatorHandle<LinearPointwise>* onednn_product() {
 /// the product tells enough.
 constexpr int64_t kLeastProduct = int64_t{1} << 22, kMostTimed = int64_t{1} << 31;
 constexpr int kTurns = 5;
-/// What oneDNN has to gain.
+/// What another library than blas has to gain.
 constexpr double kClearly = 1.1;
 
 int64_t multiplications(const ProductShape& shape) {
@@ -58,9 +59,9 @@ double seconds_of(MatmulLibrary library, const Tensor& a, const Tensor& b) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// The least of several turns' time of blas by that of oneDNN: what else runs on the machine makes
-/// one turn slow, so oneDNN is only taken where it wins them all.
-double measured_speedup(ProductShape shape) {
+/// The least of several turns' time of blas by that of another library: what else runs on the
+/// machine makes one turn slow, so another is only taken where it wins them all.
+double measured_speedup(MatmulLibrary library, ProductShape shape) {
   const c10::NoGradGuard no_grad;
   while (multiplications(shape) > kMostTimed) {
     int64_t& longest = std::max({std::ref(shape.m), std::ref(shape.n), std::ref(shape.k)},
@@ -72,8 +73,8 @@ double measured_speedup(ProductShape shape) {
   double speedup = INFINITY;
   for (int turn = 0; turn <= kTurns; ++turn) {
     const double blas = seconds_of(MatmulLibrary::blas, a, b);
-    const double onednn = seconds_of(MatmulLibrary::onednn, a, b);
-    if (turn > 0) speedup = std::min(speedup, blas / onednn);  // both prepare on their first call
+    const double other = seconds_of(library, a, b);
+    if (turn > 0) speedup = std::min(speedup, blas / other);  // both prepare on their first call
   }
   return speedup;
 }
@@ -81,11 +82,12 @@ double measured_speedup(ProductShape shape) {
 std::optional<MatmulLibrary> library_in_environment() {
   const char* wanted = std::getenv("FORMWORK_MATMUL");
   if (!wanted || !*wanted) return std::nullopt;
-  const std::string name = wanted;
-  if (name == "mkl") return MatmulLibrary::blas;
-  check(name == "onednn", "FORMWORK_MATMUL", "found '", name, "'; valid: mkl, onednn");
-  check(has_onednn(), "FORMWORK_MATMUL", "is onednn, which this libtorch lacks; valid: mkl");
-  return MatmulLibrary::onednn;
+  std::string names;
+  for (const MatmulLibrary library : matmul_libraries()) {
+    if (name_of(library) == std::string(wanted)) return library;
+    names += (names.empty() ? "" : ", ") + std::string(name_of(library));
+  }
+  fail("FORMWORK_MATMUL", "found '", wanted, "'; valid with this libtorch: ", names);
 }
 
 int64_t power_of_two(int64_t size) {
@@ -100,11 +102,20 @@ ProductShape class_of(const ProductShape& shape) {
 /// As it was measured, now or by an earlier process.
 MatmulLibrary remembered_library(const ProductShape& of_class, const ProductShape& shape) {
   MatmulMemory& memory = MatmulMemory::of_this_machine();
-  const std::string name = join_text("M ", of_class.m, " N ", of_class.n, " K ", of_class.k, " ",
-                                     of_class.a_rows ? 'r' : 'c', of_class.b_rows ? 'r' : 'c');
-  std::optional<double> speedup = memory.find(name);
-  if (!speedup) speedup = memory.keep(name, measured_speedup(shape));
-  return *speedup >= kClearly ? MatmulLibrary::onednn : MatmulLibrary::blas;
+  MatmulLibrary fastest = MatmulLibrary::blas;
+  double most = kClearly;
+  for (const MatmulLibrary library : matmul_libraries()) {
+    if (library == MatmulLibrary::blas) continue;
+    const std::string name =
+        join_text(name_of(library), " M ", of_class.m, " N ", of_class.n, " K ", of_class.k, " ",
+                  of_class.a_rows ? 'r' : 'c', of_class.b_rows ? 'r' : 'c');
+    std::optional<double> speedup = memory.find(name);
+    if (!speedup) speedup = memory.keep(name, measured_speedup(library, shape));
+    if (*speedup < most) continue;
+    most = *speedup;
+    fastest = library;
+  }
+  return fastest;
 }
 
 bool is_in_order(const Tensor& matrix) {
@@ -117,7 +128,28 @@ bool has_onednn() {
   return onednn_product() != nullptr;
 }
 
+const std::vector<MatmulLibrary>& matmul_libraries() {
+  static const std::vector<MatmulLibrary> all =
+      has_onednn()
+          ? std::vector{MatmulLibrary::blas, MatmulLibrary::onednn, MatmulLibrary::formwork}
+          : std::vector{MatmulLibrary::blas, MatmulLibrary::formwork};
+  return all;
+}
+
+const char* name_of(MatmulLibrary library) {
+  switch (library) {
+    case MatmulLibrary::onednn:
+      return "onednn";
+    case MatmulLibrary::formwork:
+      return "formwork";
+    default:
+      return "mkl";
+  }
+}
+
 Tensor product_by(MatmulLibrary library, const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (library == MatmulLibrary::formwork)
+    return cpu::matrix_product(a, b, bias.defined() ? bias.contiguous() : bias);
   if (library == MatmulLibrary::onednn)
     return onednn_product()->call(a, b, bias.defined() ? std::optional<Tensor>(bias) : std::nullopt,
                                   "none", c10::List<std::optional<at::Scalar>>(), "");
@@ -131,7 +163,7 @@ const std::optional<MatmulLibrary>& forced_library() {
 
 MatmulLibrary faster_library(const ProductShape& shape) {
   const std::optional<MatmulLibrary>& forced = forced_library();
-  if (multiplications(shape) == 0 || !has_onednn()) return MatmulLibrary::blas;
+  if (multiplications(shape) == 0) return MatmulLibrary::blas;
   if (forced) return *forced;
   if (multiplications(shape) < kLeastProduct) return MatmulLibrary::blas;
   // Every linear map asks in every pass: names and locks are for a class that is new to the thread.

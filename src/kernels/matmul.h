@@ -1,4 +1,5 @@
-// Products of matrices by whichever of libtorch's libraries is faster on this processor.
+// Products of matrices by whichever of libtorch's libraries, or our own, is fastest on this
+// processor.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,19 +7,24 @@
 #include <compare>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace formwork {
 
 using at::Tensor;
 
-/// `blas` is what at::mm calls (MKL in PyTorch's builds for x86).
-enum class MatmulLibrary { blas, onednn };
+/// `blas` is what at::mm calls (MKL in PyTorch's builds for x86); `formwork` is matrix_product.h.
+enum class MatmulLibrary { blas, onednn, formwork };
 
 /// Whether this libtorch and processor have oneDNN.
 bool has_onednn();
+/// Those that are there; blas first.
+const std::vector<MatmulLibrary>& matmul_libraries();
+/// mkl, onednn or formwork.
+const char* name_of(MatmulLibrary library);
 
 /// a bᵀ + bias for float32 a [M,K], b [N,K] on the CPU, of any strides; bias [N] or undefined.
-/// [M,N]. Both libraries agree but for rounding.
+/// [M,N]. All libraries agree but for rounding; only blas has a gradient.
 Tensor product_by(MatmulLibrary library, const Tensor& a, const Tensor& b, const Tensor& bias = {});
 
 /// The sizes of a bᵀ, and whether a row of a (of b) is contiguous; a column is otherwise.
@@ -29,13 +35,13 @@ struct ProductShape {
 };
 
 /// Which library to take for float32 products of this shape on the CPU. The environment's
-/// FORMWORK_MATMUL decides where it is mkl or onednn; else the first product of a class (sizes to a
-/// factor of 2, orders, threads) is timed by both, and the choice is kept in the user's cache
+/// FORMWORK_MATMUL decides where it names one; else the first product of a class (sizes to a
+/// factor of 2, orders, threads) is timed by all, and the choice is kept in the user's cache
 /// folder, so that later processes take the same and compute the same numbers. blas where products
-/// are small or nothing can be kept. oneDNN has to be a tenth faster, so that noise does not
+/// are small or nothing can be kept. Another has to be a tenth faster, so that noise does not
 /// decide.
 MatmulLibrary faster_library(const ProductShape& shape);
-/// What FORMWORK_MATMUL says, if anything; refuses what is neither mkl nor onednn.
+/// What FORMWORK_MATMUL says, if anything; refuses what is no library's name.
 const std::optional<MatmulLibrary>& forced_library();
 /// The same for tensors of any type, device and strides; blas where that is not the question.
 MatmulLibrary faster_library(const Tensor& a, const Tensor& b);

@@ -8,15 +8,16 @@
 namespace formwork {
 
 // What src/kernels/simd defines once for every instruction set.
-#define FORMWORK_SIMD_TABLES(set)                                                                  \
-  namespace set {                                                                                  \
-  extern const AttentionTiles kAttentionTiles;                                                     \
-  extern const AttentionStream kAttentionStream;                                                   \
-  extern const SquashRows kSquashRows;                                                             \
-  extern const PackedProducts kPackedProducts;                                                     \
-  extern const ActivationRows kActivationRows;                                                     \
-  const cpu::SimdLevel kLevel{&kAttentionTiles, &kAttentionStream, &kSquashRows, &kPackedProducts, \
-                              &kActivationRows};                                                   \
+#define FORMWORK_SIMD_TABLES(set)                                                   \
+  namespace set {                                                                   \
+  extern const AttentionTiles kAttentionTiles;                                      \
+  extern const AttentionStream kAttentionStream;                                    \
+  extern const SquashRows kSquashRows;                                              \
+  extern const PackedProducts kPackedProducts;                                      \
+  extern const ActivationRows kActivationRows;                                      \
+  extern const MatrixPieces kMatrixPieces;                                          \
+  const cpu::SimdLevel kLevel{&kAttentionTiles, &kAttentionStream, &kSquashRows,    \
+                              &kPackedProducts, &kActivationRows,  &kMatrixPieces}; \
   }
 
 FORMWORK_SIMD_TABLES(simd_base)

@@ -30,7 +30,8 @@ double attention_flops(c10::ArrayRef<const c10::IValue> in, size_t causal_argume
 }
 
 double flops_of(std::string_view name, c10::ArrayRef<const c10::IValue> in) {
-  if (name == "aten::mm" || name == "aten::bmm" || name == "formwork::few_rows")
+  if (name == "aten::mm" || name == "aten::bmm" || name == "formwork::few_rows" ||
+      name == "formwork::matrix_product")
     return product_flops(in[0], in[1]);
   if (name == "aten::addmm" || name == "aten::baddbmm" || name == "aten::addmm_" ||
       name == "aten::baddbmm_")

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -12,6 +13,7 @@
 #include "core/error.h"
 #include "kernels/linear_map.h"
 #include "kernels/matmul_memory.h"
+#include "kernels/simd_levels.h"
 #include "support/compare.h"
 #include "support/gradcheck.h"
 #include "support/refusal.h"
@@ -36,14 +38,13 @@ TEST(unit, matmul_finds_onednn_where_libtorch_has_it) {
 }
 
 TEST(unit, matmul_libraries_agree) {
-  if (!has_onednn()) GTEST_SKIP() << "this libtorch has no oneDNN";
-  for (const auto& [m, n, k] :
-       std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {130, 257, 129}})
+  for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{
+           {1, 1, 1}, {3, 5, 7}, {17, 33, 65}, {130, 257, 129}, {200, 30, 1000}, {24, 4099, 5}})
     for (const bool a_rows : {true, false})
       for (const bool b_rows : {true, false}) {
         const Tensor a = a_rows ? float_numbers({m, k}, 1) : float_numbers({k, m}, 1).t();
         const Tensor b = b_rows ? float_numbers({n, k}, 2) : float_numbers({k, n}, 2).t();
-        for (const auto library : {MatmulLibrary::blas, MatmulLibrary::onednn}) {
+        for (const MatmulLibrary library : matmul_libraries()) {
           EXPECT_LT(relative_error(product_by(library, a, b), a, b), 2e-6) << m << n << k;
           const Tensor bias = float_numbers({n}, 3);
           const Tensor shifted = product_by(library, a, b, bias);
@@ -76,6 +77,67 @@ void expect_linear(at::IntArrayRef shape, int64_t out, bool with_bias) {
   close(x.grad(), wide_x.grad());
   close(w.grad(), wide_w.grad());
   if (with_bias) close(b.grad(), wide_b.grad());
+}
+
+TEST(unit, matmul_by_formwork_in_any_strides) {
+  const Tensor a = float_numbers({90, 800}, 1).slice(0, 0, 90, 2).slice(1, 0, 800, 2);
+  const Tensor b = float_numbers({50, 400}, 2), row = float_numbers({1, 400}, 3);
+  const auto product = [](const Tensor& x, const Tensor& y) {
+    return product_by(MatmulLibrary::formwork, x, y);
+  };
+  EXPECT_LT(relative_error(product(a, b), a, b), 2e-6);
+  EXPECT_LT(relative_error(product(b, a), b, a), 2e-6);
+  const Tensor same = row.expand({7, 400});
+  EXPECT_LT(relative_error(product(same, b), same, b), 2e-6);
+  EXPECT_EQ(product(a.slice(0, 0, 0), b).sizes(), at::IntArrayRef({0, 50}));
+  EXPECT_EQ(product(a, b.slice(0, 0, 0)).sizes(), at::IntArrayRef({45, 0}));
+  const Tensor bias = float_numbers({50}, 4);
+  expect_same_bits("no terms",
+                   product_by(MatmulLibrary::formwork, at::ones({3, 0}), at::ones({50, 0}), bias),
+                   bias.expand({3, 50}));
+}
+
+TEST(unit, matmul_by_formwork_is_the_same_on_any_threads) {
+  const Tensor a = float_numbers({333, 900}, 1), b = float_numbers({70, 900}, 2);
+  const int before = at::get_num_threads();
+  std::vector<Tensor> found;
+  for (const int threads : {1, 2, 5}) {
+    at::set_num_threads(threads);
+    found.push_back(product_by(MatmulLibrary::formwork, a, b));
+  }
+  at::set_num_threads(before);
+  expect_same_bits("2 threads", found[1], found[0]);
+  expect_same_bits("5 threads", found[2], found[0]);
+}
+
+TEST(unit, matmul_by_formwork_of_every_level) {
+  const Tensor a = float_numbers({26, 37}, 1), b = float_numbers({70, 37}, 2);
+  const Tensor bias = float_numbers({70}, 3), wanted = at::mm(a, b.t()) * 2 + bias;
+  for (const cpu::SimdLevel& level : cpu::simd_levels()) {
+    const MatrixPieces& pieces = *level.pieces;
+    const auto strided = [](const Tensor& x) {
+      return StridedMatrix{x.data_ptr<float>(), x.stride(0), x.stride(1)};
+    };
+    const Tensor left = at::empty({(26 + pieces.left_rows) * 37}),
+                 right = at::empty({(70 + pieces.right_rows) * 37}), to = at::full({26, 70}, 1e9);
+    pieces.pack_left(strided(a), 26, 37, left.data_ptr<float>());
+    pieces.pack_right(strided(b), 70, 37, right.data_ptr<float>());
+    for (const bool begin : {true, false})
+      pieces.multiply(left.data_ptr<float>(), 26, right.data_ptr<float>(), 70, 37, begin,
+                      bias.data_ptr<float>(), to.data_ptr<float>(), 70);
+    EXPECT_LT((to - wanted).abs().max().item<double>(), 1e-4) << level.attention->name;
+  }
+}
+
+TEST(unit, linear_map_by_formwork) {
+  ::setenv("FORMWORK_MATMUL", "formwork", 1);
+  EXPECT_EQ(faster_library({1, 1, 1}), MatmulLibrary::formwork);
+  for (const bool with_bias : {true, false}) {
+    expect_linear({5, 7}, 3, with_bias);
+    expect_linear({2, 1, 3, 9}, 1, with_bias);
+    expect_linear({64, 500}, 257, with_bias);
+    expect_linear({2, 0, 9}, 4, with_bias);
+  }
 }
 
 TEST(unit, linear_map_by_onednn) {
@@ -121,7 +183,7 @@ TEST(unit, matmul_refuses_unknown_libraries) {
       [] {
         faster_library({1, 1, 1});
       },
-      Fault::request, {"FORMWORK_MATMUL", "blis", "mkl", "onednn"});
+      Fault::request, {"FORMWORK_MATMUL", "blis", "mkl", "onednn", "formwork"});
 }
 
 TEST(unit, matmul_choices_are_kept) {
@@ -133,7 +195,9 @@ TEST(unit, matmul_choices_are_kept) {
   std::ifstream kept(matmul_cache_file());
   std::string line;
   ASSERT_TRUE(std::getline(kept, line));
-  EXPECT_EQ(line.rfind("M 256 N 256 K 256 rr: ", 0), 0U) << line;
+  EXPECT_EQ(line.rfind("onednn M 256 N 256 K 256 rr: ", 0), 0U) << line;
+  ASSERT_TRUE(std::getline(kept, line));
+  EXPECT_EQ(line.rfind("formwork M 256 N 256 K 256 rr: ", 0), 0U) << line;
   EXPECT_EQ(faster_library({256, 256, 256}), first);
   EXPECT_EQ(faster_library({250, 260, 256}), first);  // of the same class
   EXPECT_FALSE(std::getline(kept, line)) << line;
