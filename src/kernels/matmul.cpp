@@ -7,6 +7,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -40,9 +41,9 @@ const c10::TypedOperatorHandle<LinearPointwise>* onednn_product() {
 /// Below this many multiplications a choice gains less than asking for it costs; above, a part of
 /// the product tells enough.
 constexpr int64_t kLeastProduct = int64_t{1} << 22, kMostTimed = int64_t{1} << 31;
-constexpr int kTurns = 5;
+constexpr int kTurns = 7;
 /// What another library than blas has to gain.
-constexpr double kClearly = 1.1;
+constexpr double kClearly = 1.05;
 
 int64_t multiplications(const ProductShape& shape) {
   return shape.m * shape.n * shape.k;
@@ -59,9 +60,9 @@ double seconds_of(MatmulLibrary library, const Tensor& a, const Tensor& b) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// The least of several turns' time of blas by that of another library: what else runs on the
-/// machine makes one turn slow, so another is only taken where it wins them all.
-double measured_speedup(MatmulLibrary library, ProductShape shape) {
+/// The time of blas by that of every library, in the order of matmul_libraries(): the median of
+/// several turns, in each of which all work under the same conditions.
+std::vector<double> measured_speedups(ProductShape shape) {
   const c10::NoGradGuard no_grad;
   while (multiplications(shape) > kMostTimed) {
     int64_t& longest = std::max({std::ref(shape.m), std::ref(shape.n), std::ref(shape.k)},
@@ -70,13 +71,22 @@ double measured_speedup(MatmulLibrary library, ProductShape shape) {
   }
   const Tensor a = matrix(shape.m, shape.k, shape.a_rows);
   const Tensor b = matrix(shape.n, shape.k, shape.b_rows);
-  double speedup = INFINITY;
-  for (int turn = 0; turn <= kTurns; ++turn) {
-    const double blas = seconds_of(MatmulLibrary::blas, a, b);
-    const double other = seconds_of(library, a, b);
-    if (turn > 0) speedup = std::min(speedup, blas / other);  // both prepare on their first call
+  const std::vector<MatmulLibrary>& libraries = matmul_libraries();
+  std::vector<std::array<double, kTurns>> turns(libraries.size());
+  for (int turn = -1; turn < kTurns; ++turn) {
+    double blas = 0.0;
+    for (size_t i = 0; i < libraries.size(); ++i) {
+      const double seconds = seconds_of(libraries[i], a, b);
+      if (i == 0) blas = seconds;
+      if (turn >= 0) turns[i][static_cast<size_t>(turn)] = blas / seconds;  // the first prepares
+    }
   }
-  return speedup;
+  std::vector<double> medians;
+  for (std::array<double, kTurns>& each : turns) {
+    std::nth_element(each.begin(), each.begin() + kTurns / 2, each.end());
+    medians.push_back(each[kTurns / 2]);
+  }
+  return medians;
 }
 
 std::optional<MatmulLibrary> library_in_environment() {
@@ -87,7 +97,7 @@ std::optional<MatmulLibrary> library_in_environment() {
     if (name_of(library) == std::string(wanted)) return library;
     names += (names.empty() ? "" : ", ") + std::string(name_of(library));
   }
-  fail("FORMWORK_MATMUL", "found '", wanted, "'; valid with this libtorch: ", names);
+  refuse("FORMWORK_MATMUL", "found '", wanted, "'; valid with this libtorch: ", names);
 }
 
 int64_t power_of_two(int64_t size) {
@@ -102,18 +112,20 @@ ProductShape class_of(const ProductShape& shape) {
 /// As it was measured, now or by an earlier process.
 MatmulLibrary remembered_library(const ProductShape& of_class, const ProductShape& shape) {
   MatmulMemory& memory = MatmulMemory::of_this_machine();
+  const std::string name = join_text(" M ", of_class.m, " N ", of_class.n, " K ", of_class.k, " ",
+                                     of_class.a_rows ? 'r' : 'c', of_class.b_rows ? 'r' : 'c');
+  const std::vector<MatmulLibrary>& libraries = matmul_libraries();
+  std::vector<double> measured;
   MatmulLibrary fastest = MatmulLibrary::blas;
   double most = kClearly;
-  for (const MatmulLibrary library : matmul_libraries()) {
-    if (library == MatmulLibrary::blas) continue;
-    const std::string name =
-        join_text(name_of(library), " M ", of_class.m, " N ", of_class.n, " K ", of_class.k, " ",
-                  of_class.a_rows ? 'r' : 'c', of_class.b_rows ? 'r' : 'c');
-    std::optional<double> speedup = memory.find(name);
-    if (!speedup) speedup = memory.keep(name, measured_speedup(library, shape));
+  for (size_t i = 1; i < libraries.size(); ++i) {
+    const std::string key = name_of(libraries[i]) + name;
+    std::optional<double> speedup = memory.find(key);
+    if (!speedup && measured.empty()) measured = measured_speedups(shape);
+    if (!speedup) speedup = memory.keep(key, measured[i]);
     if (*speedup < most) continue;
     most = *speedup;
-    fastest = library;
+    fastest = libraries[i];
   }
   return fastest;
 }

@@ -38,7 +38,7 @@ struct ProductShape {
 /// FORMWORK_MATMUL decides where it names one; else the first product of a class (sizes to a
 /// factor of 2, orders, threads) is timed by all, and the choice is kept in the user's cache
 /// folder, so that later processes take the same and compute the same numbers. blas where products
-/// are small or nothing can be kept. Another has to be a tenth faster, so that noise does not
+/// are small or nothing can be kept. Another has to be faster by 5 %, so that noise does not
 /// decide.
 MatmulLibrary faster_library(const ProductShape& shape);
 /// What FORMWORK_MATMUL says, if anything; refuses what is no library's name.

@@ -71,7 +71,7 @@ class Product {
 
  private:
   void pack_right(const Piece& p, float* to) const {
-    const int64_t at_once = round_up(64, pieces_.right_rows);
+    const int64_t at_once = 256;  // whole strips, and long runs where rows lie side by side
     in_turns((p.columns + at_once - 1) / at_once, [] { return 0; },
              [&](int, int64_t item) {
                const int64_t first = item * at_once;

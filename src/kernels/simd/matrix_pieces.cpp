@@ -17,22 +17,36 @@ constexpr int kLeft = 6;
 #endif
 constexpr int kVectors = 2;
 constexpr int64_t kRight = kVectors * kLanes;
+/// Terms that are asked for early where each lies in another line: the processor does not foresee
+/// them.
+constexpr int64_t kAhead = 8;
+
+/// kCount rows of four terms become four rows of a strip.
+template <int64_t kCount, int64_t kRows>
+inline __attribute__((always_inline)) void turn_rows(const float* from, int64_t stride, float* to) {
+  Square square{};
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kCount; ++i)
+    std::memcpy(&square.rows[i], from + i * stride, sizeof(Four));
+  square.transpose();
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < 4; ++i)
+    std::memcpy(to + i * kRows, &square.rows[i], sizeof(float) * kCount);
+}
 
 /// A strip's rows, four terms at a time, turned; gives the terms done.
 template <int64_t kRows>
 int64_t turn_strip(const StridedMatrix& from, int64_t terms, float* to) {
+  constexpr int64_t kWhole = kRows / 4 * 4;
   int64_t t = 0;
-  for (; t + 4 <= terms; t += 4)
-    for (int64_t r = 0; r < kRows; r += 4) {
-      const int64_t there = kRows - r < 4 ? kRows - r : 4;
-      Square square{};
-      for (int64_t i = 0; i < there; ++i)
-        std::memcpy(&square.rows[i], from.data + (r + i) * from.row_stride + t, sizeof(Four));
-      square.transpose();
-      for (int64_t i = 0; i < 4; ++i)
-        std::memcpy(to + (t + i) * kRows + r, &square.rows[i],
-                    sizeof(float) * static_cast<size_t>(there));
-    }
+  for (; t + 4 <= terms; t += 4, to += 4 * kRows) {
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < kWhole; r += 4)
+      turn_rows<4, kRows>(from.data + r * from.row_stride + t, from.row_stride, to + r);
+    if constexpr (kRows > kWhole)
+      turn_rows<kRows - kWhole, kRows>(from.data + kWhole * from.row_stride + t, from.row_stride,
+                                       to + kWhole);
+  }
   return t;
 }
 
@@ -42,9 +56,11 @@ void pack(const StridedMatrix& from, int64_t rows, int64_t terms, float* to) {
   if (from.row_stride == 1) {  // term by term, as the numbers lie
     const int64_t whole = rows / kRows * kRows;
     for (int64_t t = 0; t < terms; ++t)
-      for (r = 0; r < whole; r += kRows)
-        std::memcpy(to + r * terms + t * kRows, from.data + t * from.term_stride + r,
-                    sizeof(float) * kRows);
+      for (r = 0; r < whole; r += kRows) {
+        const float* place = from.data + t * from.term_stride + r;
+        __builtin_prefetch(place + kAhead * from.term_stride);
+        std::memcpy(to + r * terms + t * kRows, place, sizeof(float) * kRows);
+      }
     r = whole;
   }
   for (; r < rows; r += kRows) {
