@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "kernels/row_sums.h"
 #include "training/diagnosis.h"
 #include "training/evaluation.h"
 #include "training/flops.h"
@@ -119,7 +120,7 @@ double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
   // Rows that several tokens, or several passes, have touched become one.
   for (const Parameter& parameter : parameters_)
     if (parameter.tensor.grad().defined() && parameter.tensor.grad().is_sparse())
-      parameter.tensor.mutable_grad() = parameter.tensor.grad().coalesce();
+      parameter.tensor.mutable_grad() = coalesced(parameter.tensor.grad());
   return sum;
 }
 
