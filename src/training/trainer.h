@@ -55,7 +55,8 @@ class Trainer {
   const Progress& progress() const { return progress_; }
   Model& model() { return *model_; }
   Task& task() const { return *task_; }
-  /// Refuses, with what would fit, when a step is going to need more memory than there is.
+  /// Refuses, with what would fit, when a step is going to need more memory than there is. Knows
+  /// the CPU's memory only.
   void check_memory();
 
  private:
@@ -68,6 +69,7 @@ class Trainer {
 
   Recipe& recipe_;
   Processes& processes_;
+  at::Device device_;
   std::shared_ptr<Task> task_;
   std::shared_ptr<Model> model_;
   std::vector<Parameter> parameters_;
