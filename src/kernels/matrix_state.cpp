@@ -126,7 +126,7 @@ struct MatrixScan : torch::autograd::Function<MatrixScan> {
 };
 
 /// Whether somebody will want gradients of a scan.
-bool trains(const MatrixState& all) {
+bool scan_trains(const MatrixState& all) {
   const auto needs = [](const Tensor& x) { return x.defined() && x.requires_grad(); };
   return at::GradMode::is_enabled() && (needs(all.q) || needs(all.k) || needs(all.v) ||
                                         needs(all.log_gate) || (all.sum && needs(*all.sum)));
@@ -140,7 +140,7 @@ Tensor matrix_state_scan(const MatrixState& all, int64_t chunk) {
   if (all.q.size(2) == 0) return matrix_state_scan_reference(all);
   if constexpr (gpu::kBuilt) {
     if (gpu::serves_matrix_scan(all)) {
-      if (!trains(all)) return gpu::matrix_scan_forward(all);
+      if (!scan_trains(all)) return gpu::matrix_scan_forward(all);
       // The kernels' gradients are those of scans that start from nothing.
       if (!all.sum)
         return MatrixScan::apply(

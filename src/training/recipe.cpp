@@ -90,6 +90,9 @@ void TrainOptions::describe(OptionSet& o) {
         "where the model is trained: cpu, or cuda, a GPU; evaluate, generate and inspect then take "
         "the run on the CPU",
         one_of({"cpu", "cuda"}));
+  o.add("cuda_graph", cuda_graph,
+        "with device cuda: replay forward and backward passes as one launch, where all methods of "
+        "the model allow it and activation_checkpointing is none; the CPU has none");
   o.add("start_from", start_from,
         "a folder whose parameters training starts from: a run, a checkpoint, a converted or a "
         "Hugging Face model of the same [model]; none = new ones");

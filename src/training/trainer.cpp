@@ -63,6 +63,10 @@ Trainer::Trainer(Recipe& recipe, Processes& processes, const std::map<std::strin
   optimizer_ = recipe.optimizer.make(optimizer_site);
   ScheduleSite schedule_site;
   schedule_ = recipe.schedule.make(schedule_site);
+  if (captures())
+    graph_ = std::make_unique<StepGraph>(
+        parameters_,
+        [this](const Batch& batch, const Tensor& numbers) { return batch_loss(batch, numbers); });
 }
 
 Trainer::~Trainer() = default;
@@ -114,24 +118,41 @@ ModelOutput Trainer::run_model(const Batch& batch) {
   return model_->forward(input);
 }
 
+bool Trainer::captures() const {
+  const TrainOptions& train = recipe_.train;
+  bool steady = true;
+  model_->visit(
+      [&](const std::string&, const Module& module) { steady = steady && module.steady(); });
+  return device_.is_cuda() && train.cuda_graph && train.activation_checkpointing == "none" &&
+         steady;
+}
+
+Tensor Trainer::batch_loss(const Batch& batch, const Tensor& numbers) {
+  const CrossEntropyRule rule{recipe_.train.label_smoothing, recipe_.train.z_loss};
+  const ModelOutput out = run_model(batch);
+  Tensor total = task_->loss_of(out, batch, rule).sum / numbers[0];
+  for (const Tensor& extra : out.losses) total = total + extra * numbers[1];
+  return total;
+}
+
 double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
   const RandomStream dropout = RandomStream(static_cast<uint64_t>(recipe_.train.seed))
                                    .child("dropout")
                                    .child(static_cast<uint64_t>(progress_.step));
-  const CrossEntropyRule rule{recipe_.train.label_smoothing, recipe_.train.z_loss};
   double sum = 0.0;
   for (size_t i = 0; i < batches.size(); ++i) {
     // Dropout draws from PyTorch's default generator: set anew for every pass, its numbers are a
     // function of seed, step and process, and a resumed run needs no generator state.
     const size_t part = static_cast<size_t>(processes_.rank()) * batches.size() + i;
     at::manual_seed(dropout.child(part).key());
-    const ModelOutput out = run_model(batches[i]);
-    const LossSum loss = task_->loss_of(out, batches[i], rule);
-    Tensor total = loss.sum / count;
-    for (const Tensor& extra : out.losses) total = total + extra * (loss.count / count);
+    // As a tensor: a graph of the pass cannot hold what the next one changes.
+    const Tensor numbers =
+        at::tensor({count, *batches[i].counted / count}, at::dtype(model_->type())).to(device_);
+    const Tensor total =
+        graph_ ? graph_->run(batches[i], numbers) : batch_loss(batches[i], numbers);
     const double value = total.item<double>();
     if (!std::isfinite(value)) explain_bad_loss(value, batches);
-    total.backward();
+    if (!graph_) total.backward();
     sum += value;
   }
   // Rows that several tokens, or several passes, have touched become one.
@@ -210,6 +231,7 @@ std::map<std::string, double> Trainer::evaluate() {
   std::map<std::string, double> result = formwork::evaluate(*model_, *task_, request, processes_);
   optimizer_->train();
   model_->train();
+  if (graph_) graph_->forget();
   return result;
 }
 
