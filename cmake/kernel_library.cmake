@@ -21,7 +21,7 @@ endif()
 
 set(kernel_objects $<TARGET_OBJECTS:formwork_kernel_objects>)
 
-# The CUDA kernels and their binding, where libtorch has CUDA and its compiler is here. They need no
+# The CUDA kernels and their bindings, where libtorch has CUDA and its compiler is here. They need no
 # libtorch themselves. sm_80 brings code that the driver compiles for later GPUs.
 find_library(FORMWORK_TORCH_CUDA torch_cuda PATHS ${TORCH_INSTALL_PREFIX}/lib NO_DEFAULT_PATH)
 if(FORMWORK_TORCH_CUDA)
@@ -36,8 +36,10 @@ if(FORMWORK_TORCH_CUDA)
     set_target_properties(formwork_cuda_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
                           CUDA_STANDARD 17 CUDA_ARCHITECTURES "80;90a-real")
     list(APPEND kernel_objects $<TARGET_OBJECTS:formwork_cuda_objects>)
-    target_sources(formwork_kernel_objects PRIVATE src/kernels/cuda/binding.cpp)
-    target_compile_definitions(formwork_kernel_objects PRIVATE FORMWORK_CUDA_KERNELS=1)
+    file(GLOB cuda_bindings CONFIGURE_DEPENDS src/kernels/cuda/*.cpp)
+    target_sources(formwork_kernel_objects PRIVATE ${cuda_bindings})
+    # Optimizers and constraints use kernels too.
+    target_compile_definitions(formwork_options INTERFACE FORMWORK_CUDA_KERNELS=1)
   else()
     message(STATUS "libtorch has CUDA, but nvcc was not found: on a GPU the plain operators serve.")
   endif()

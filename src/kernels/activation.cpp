@@ -1,10 +1,11 @@
 #include "kernels/activation.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/error.h"
+#include "kernels/cuda/binding.h"
+#include "kernels/differentiated_again.h"
 
 namespace formwork {
 namespace {
@@ -41,6 +42,20 @@ ActivationExtras with_wide_bias(ActivationExtras extras) {
   return extras;
 }
 
+void activate_into(const Tensor& z, Activation function, const ActivationExtras& extras,
+                   const Tensor& y) {
+  if constexpr (gpu::kBuilt)
+    if (z.is_cuda()) return gpu::activation_forward(z, function, extras, y);
+  cpu::activation_forward(z, function, with_wide_bias(extras), y);
+}
+
+cpu::ActivationBackward activation_slopes(const Tensor& gradient, const Tensor& z,
+                                          Activation function, const ActivationExtras& extras) {
+  if constexpr (gpu::kBuilt)
+    if (z.is_cuda()) return gpu::activation_backward(gradient, z, function, extras);
+  return cpu::activation_backward(gradient, z, function, with_wide_bias(extras));
+}
+
 struct Activate : torch::autograd::Function<Activate> {
   static Tensor forward(AutogradContext* context, const Tensor& z, const MaybeTensor& bias,
                         const MaybeTensor& factor, const MaybeTensor& residual, int64_t function) {
@@ -49,7 +64,7 @@ struct Activate : torch::autograd::Function<Activate> {
     context->saved_data["residual"] = residual.has_value();
     context->save_for_backward({z, extras.bias, extras.factor});
     const Tensor y = at::empty_like(z);
-    cpu::activation_forward(z, static_cast<Activation>(function), with_wide_bias(extras), y);
+    activate_into(z, static_cast<Activation>(function), extras, y);
     return y;
   }
 
@@ -59,39 +74,30 @@ struct Activate : torch::autograd::Function<Activate> {
     const Tensor& g = gradients[0];
     const Tensor passed = context->saved_data["residual"].toBool() ? g : Tensor();
     if (at::GradMode::is_enabled()) {  // somebody will differentiate the gradient again
-      const variable_list found = again(saved, g, function);
+      const Tensor y = activate_reference(saved[0], function, {saved[1], saved[2], {}});
+      const variable_list found = differentiated_again(y, saved, g);
       return {found[0], found[1], found[2], passed, Tensor()};
     }
-    cpu::ActivationBackward result = cpu::activation_backward(
-        g.contiguous(), saved[0], function, with_wide_bias({saved[1], saved[2], {}}));
+    cpu::ActivationBackward result =
+        activation_slopes(g.contiguous(), saved[0], function, {saved[1], saved[2], {}});
     if (result.bias.defined()) result.bias = result.bias.to(saved[1].scalar_type());
     return {result.z, result.bias, result.factor, passed, Tensor()};
-  }
-
- private:
-  /// By plain operators, for those of z, bias and factor that need one.
-  static variable_list again(const variable_list& inputs, const Tensor& g, Activation function) {
-    variable_list asked, result(inputs.size());
-    for (const Tensor& input : inputs)
-      if (input.defined() && input.requires_grad()) asked.push_back(input);
-    const Tensor y = activate_reference(inputs[0], function, {inputs[1], inputs[2], {}});
-    const variable_list found = torch::autograd::grad({y}, asked, {g}, true, true);
-    for (size_t i = 0, next = 0; i < inputs.size(); ++i)
-      if (inputs[i].defined() && inputs[i].requires_grad()) result[i] = found[next++];
-    return result;
   }
 };
 
 bool like(const Tensor& tensor, const Tensor& z) {
-  return !tensor.defined() || (tensor.sizes() == z.sizes() && tensor.is_cpu() &&
+  return !tensor.defined() || (tensor.sizes() == z.sizes() && tensor.device() == z.device() &&
                                tensor.scalar_type() == z.scalar_type());
 }
 
-bool fused_here(const Tensor& z, const ActivationExtras& extras) {
+bool fused_here(const Tensor& z, [[maybe_unused]] Activation function,
+                const ActivationExtras& extras) {
+  if (z.dim() == 0 || z.numel() == 0 || !like(extras.factor, z) || !like(extras.residual, z))
+    return false;
+  if constexpr (gpu::kBuilt)
+    if (z.is_cuda()) return gpu::serves_activation(z, function, extras);
   const auto type = z.scalar_type();
-  const bool narrow = type == at::kFloat || type == at::kBFloat16 || type == at::kHalf;
-  return narrow && z.is_cpu() && z.dim() > 0 && z.numel() > 0 && like(extras.factor, z) &&
-         like(extras.residual, z);
+  return z.is_cpu() && (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf);
 }
 
 Tensor in_order(const Tensor& tensor) {
@@ -129,16 +135,17 @@ Activation activation_named(const std::string& name) {
 
 Tensor activate(const Tensor& z, Activation function, const ActivationExtras& extras) {
   check_activation(z, extras);
-  if (!fused_here(z, extras)) return activate_reference(z, function, extras);
+  if (!fused_here(z, function, extras)) return activate_reference(z, function, extras);
   return Activate::apply(z.contiguous(), maybe(extras.bias), maybe(in_order(extras.factor)),
                          maybe(in_order(extras.residual)), static_cast<int64_t>(function));
 }
 
 Tensor activate_in_place(const Tensor& z, Activation function, const ActivationExtras& extras) {
   check_activation(z, extras);
-  if (!fused_here(z, extras) || !z.is_contiguous()) return activate_reference(z, function, extras);
+  if (!fused_here(z, function, extras) || !z.is_contiguous())
+    return activate_reference(z, function, extras);
   const ActivationExtras all{extras.bias, in_order(extras.factor), in_order(extras.residual)};
-  cpu::activation_forward(z, function, with_wide_bias(all), z);
+  activate_into(z, function, all, z);
   return z;
 }
 

@@ -25,9 +25,10 @@ struct ActivationExtras {
 };
 
 /// f(z + bias) · factor + residual, z [..., D] → [..., D], each way one pass over memory. float32,
-/// bfloat16 and float16 on the CPU, computed in float32 and rounded once; other types and devices
-/// by activate_reference. Hendrycks, Gimpel 2016 (GELU), arXiv 1606.08415; So et al. 2021 (squared
-/// ReLU), 2109.08668; Shazeer 2020 (gates), 2002.05202.
+/// bfloat16 and float16 on the CPU, computed in float32 and rounded once; on a GPU so where a
+/// factor is all there is besides z; other types and devices by activate_reference. Hendrycks,
+/// Gimpel 2016 (GELU), arXiv 1606.08415; So et al. 2021 (squared ReLU), 2109.08668; Shazeer 2020
+/// (gates), 2002.05202.
 Tensor activate(const Tensor& z, Activation function, const ActivationExtras& extras = {});
 
 /// The same, which may overwrite z and return it; knows no gradients.

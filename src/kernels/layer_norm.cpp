@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "kernels/cuda/binding.h"
 #include "kernels/rows.h"
 
 namespace formwork {
@@ -26,6 +27,28 @@ cpu::LayerNormBackward differentiable_slopes(const Tensor& g, const Tensor& x, c
   return result;
 }
 
+bool added_in_one_pass(const Tensor& x) {
+  if constexpr (gpu::kBuilt)
+    if (x.is_cuda()) return gpu::serves_norm(x);
+  return x.is_cpu() && x.numel() > 0;
+}
+
+cpu::LayerNormForward add_and_norm(const Tensor& x, const Tensor& residual, const Tensor& weight,
+                                   const Tensor& bias, double eps) {
+  if constexpr (gpu::kBuilt)
+    if (x.is_cuda()) return gpu::add_layer_norm_forward(x, residual, weight, bias, eps);
+  return cpu::add_layer_norm_forward(x, residual, weight, bias, eps);
+}
+
+cpu::LayerNormBackward added_norm_slopes(const Tensor& gradient, const Tensor& sum_gradient,
+                                         const cpu::LayerNormForward& forward,
+                                         const Tensor& weight) {
+  if constexpr (gpu::kBuilt)
+    if (gradient.is_cuda())
+      return gpu::add_layer_norm_backward(gradient, sum_gradient, forward, weight);
+  return cpu::add_layer_norm_backward(gradient, sum_gradient, forward, weight);
+}
+
 /// Outputs {y, sum}.
 struct AddLayerNorm : torch::autograd::Function<AddLayerNorm> {
   static variable_list forward(AutogradContext* context, const Tensor& x, const Tensor& residual,
@@ -33,7 +56,7 @@ struct AddLayerNorm : torch::autograd::Function<AddLayerNorm> {
                                const std::optional<Tensor>& bias, double eps) {
     const Tensor by = weight.value_or(Tensor());
     const cpu::LayerNormForward result =
-        cpu::add_layer_norm_forward(x, residual, by, bias.value_or(Tensor()), eps);
+        add_and_norm(x, residual, by, bias.value_or(Tensor()), eps);
     context->set_materialize_grads(false);
     context->saved_data["eps"] = eps;
     context->saved_data["bias"] = bias.has_value();
@@ -51,9 +74,8 @@ struct AddLayerNorm : torch::autograd::Function<AddLayerNorm> {
       found = differentiable_slopes(g, saved[0], saved[1], context->saved_data["eps"].toDouble());
       if (more.defined()) found.x = found.x + more;
     } else {
-      found =
-          cpu::add_layer_norm_backward(g.contiguous(), more.defined() ? more.contiguous() : more,
-                                       {{}, saved[0], saved[2], saved[3]}, saved[1]);
+      found = added_norm_slopes(g.contiguous(), more.defined() ? more.contiguous() : more,
+                                {{}, saved[0], saved[2], saved[3]}, saved[1]);
     }
     if (!context->saved_data["bias"].toBool()) found.bias = Tensor();
     return {found.x, found.x, found.weight, found.bias, Tensor()};
@@ -71,7 +93,7 @@ AddedNorm add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& 
                          const Tensor& bias, double eps) {
   const bool alike = x.sizes() == residual.sizes() && x.scalar_type() == residual.scalar_type();
   // A bias without a weight would need sums of its own.
-  if (!alike || !x.is_cpu() || x.numel() == 0 || (bias.defined() && !weight.defined())) {
+  if (!alike || !added_in_one_pass(x) || (bias.defined() && !weight.defined())) {
     const Tensor sum = x + residual;
     return {sum, at::layer_norm(sum, sum.sizes().slice(sum.dim() - 1), weight, bias, eps)};
   }

@@ -1,10 +1,14 @@
 #include "kernels/matrix_state.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
 #include "core/error.h"
+#include "kernels/cuda/binding.h"
+#include "kernels/differentiated_again.h"
 
 namespace formwork {
 namespace {
@@ -56,13 +60,9 @@ States add_up(const Tensor& own, const Tensor& kept, const Tensor& start) {
   return {at::stack(before, 2), state};
 }
 
-}  // namespace
-
-Tensor matrix_state_scan(const MatrixState& all, int64_t chunk) {
-  check_scan(all);
-  check(chunk >= 1, "matrix_state_scan", "found chunks of ", chunk, " tokens; valid: at least 1");
+/// By products of libtorch.
+Tensor scan_by_chunks(const MatrixState& all, int64_t chunk) {
   const int64_t n = all.q.size(2);
-  if (n == 0) return matrix_state_scan_reference(all);
   const bool gated = all.log_gate.defined();
   const Tensor start = all.sum ? *all.sum : Tensor();
   const int64_t size = std::min(chunk, n);
@@ -99,6 +99,56 @@ Tensor matrix_state_scan(const MatrixState& all, int64_t chunk) {
   // A copy, so that a state does not keep the sums after every chunk alive.
   if (all.sum) *all.sum = states.after.clone(at::MemoryFormat::Contiguous);
   return y.flatten(2, 3).narrow(2, 0, n);
+}
+
+/// By the CUDA kernels; whoever differentiates the gradient again gets it by plain operators.
+struct MatrixScan : torch::autograd::Function<MatrixScan> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& q, const Tensor& k,
+                        const Tensor& v, const std::optional<Tensor>& log_gate) {
+    const Tensor gate = log_gate.value_or(Tensor());
+    context->save_for_backward({q, k, v, gate});
+    return gpu::matrix_scan_forward({q, k, v, gate});
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& gradients) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const MatrixState all{saved[0], saved[1], saved[2], saved[3]};
+    if (at::GradMode::is_enabled())
+      return differentiated_again(scan_by_chunks(all, kScanTokens), saved, gradients[0]);
+    const gpu::MatrixScanBackward found = gpu::matrix_scan_backward(gradients[0], all);
+    return {found.q, found.k, found.v,
+            all.log_gate.defined() ? found.log_gate.to(all.log_gate.scalar_type()) : Tensor()};
+  }
+
+ private:
+  static constexpr int64_t kScanTokens = 64;
+};
+
+/// Whether somebody will want gradients of a scan.
+bool scan_trains(const MatrixState& all) {
+  const auto needs = [](const Tensor& x) { return x.defined() && x.requires_grad(); };
+  return at::GradMode::is_enabled() && (needs(all.q) || needs(all.k) || needs(all.v) ||
+                                        needs(all.log_gate) || (all.sum && needs(*all.sum)));
+}
+
+}  // namespace
+
+Tensor matrix_state_scan(const MatrixState& all, int64_t chunk) {
+  check_scan(all);
+  check(chunk >= 1, "matrix_state_scan", "found chunks of ", chunk, " tokens; valid: at least 1");
+  if (all.q.size(2) == 0) return matrix_state_scan_reference(all);
+  if constexpr (gpu::kBuilt) {
+    if (gpu::serves_matrix_scan(all)) {
+      if (!scan_trains(all)) return gpu::matrix_scan_forward(all);
+      // The kernels' gradients are those of scans that start from nothing.
+      if (!all.sum)
+        return MatrixScan::apply(
+            all.q, all.k, all.v,
+            all.log_gate.defined() ? std::optional<Tensor>(all.log_gate) : std::nullopt);
+    }
+  }
+  return scan_by_chunks(all, chunk);
 }
 
 Tensor matrix_state_scan_reference(const MatrixState& all) {

@@ -33,7 +33,7 @@ Timed build(Value table, const std::string& source, const std::string& key, int6
       std::make_shared<Model>(recipe.model, task->form(), static_cast<uint64_t>(recipe.train.seed));
   timed.model->eval();
   timed.batch = task->validation_batch(0, 1);
-  match_type(timed.batch, timed.model->type());
+  match_model(timed.batch, *timed.model);
   return timed;
 }
 

@@ -23,7 +23,7 @@ constexpr auto kEnough = std::chrono::seconds(1);
 
 double milliseconds_of_pass(Model& model, Task& task, const Recipe& recipe, int64_t size) {
   Batch batch = task.validation_batch(0, std::min(size, task.validation_items()));
-  match_type(batch, model.type());
+  match_model(batch, model);
   const PrecisionGuard precision(recipe.train.precision);
   std::vector<double> times;
   // The first passes choose kernels, take memory and start threads.

@@ -76,6 +76,10 @@ class Module {
   void train(bool on = true);
   void eval() { train(false); }
   bool training() const { return training_; }
+  /// Whether every training pass queues the same operators: the module follows no schedule, counts
+  /// no passes, and reads nothing back from the tensors' device. Passes of such modules alone are
+  /// replayed on a GPU (train.cuda_graph).
+  virtual bool steady() const { return !passes(); }
   /// Told to every module before each training step.
   virtual void before_step(const Elapsed&) {}
   /// What this module counts of passes outside its buffers, if anything: a pass that is run again

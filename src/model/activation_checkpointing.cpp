@@ -1,6 +1,6 @@
 #include "model/activation_checkpointing.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <ATen/autocast_mode.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/engine.h>
@@ -54,24 +54,27 @@ class SavingGuard {
 /// Mixed precision as it was where one was made: a backward pass runs outside its guard.
 class Precision {
  public:
-  Precision()
-      : on_(at::autocast::is_autocast_enabled(at::kCPU)),
+  explicit Precision(at::DeviceType device)
+      : device_(device),
+        on_(at::autocast::is_autocast_enabled(device)),
         cache_(at::autocast::is_autocast_cache_enabled()),
-        type_(at::autocast::get_autocast_dtype(at::kCPU)) {}
+        type_(at::autocast::get_autocast_dtype(device)) {}
+  at::DeviceType device() const { return device_; }
   void set() const {
-    at::autocast::set_autocast_enabled(at::kCPU, on_);
-    at::autocast::set_autocast_dtype(at::kCPU, type_);
+    at::autocast::set_autocast_enabled(device_, on_);
+    at::autocast::set_autocast_dtype(device_, type_);
     at::autocast::set_autocast_cache_enabled(cache_);
   }
 
  private:
+  at::DeviceType device_;
   bool on_, cache_;
   at::ScalarType type_;
 };
 
 class PrecisionAgain {
  public:
-  explicit PrecisionAgain(const Precision& then) {
+  explicit PrecisionAgain(const Precision& then) : now_(then.device()) {
     then.set();
     at::autocast::increment_nesting();
   }
@@ -88,15 +91,16 @@ class PrecisionAgain {
 
 /// What a pass reads and moves besides the stream: running statistics and random numbers.
 struct Moving {
+  at::Device device;
   std::vector<Tensor> buffers;  // undefined: not moved by the pass
   std::vector<int64_t> passes;
   Tensor generator;
 
-  static Moving now(const Kept& kept) {
-    Moving moving;
+  static Moving now(const Kept& kept, at::Device device) {
+    Moving moving{device, {}, {}, {}};
     for (const Tensor& buffer : kept.buffers) moving.buffers.push_back(buffer.clone());
     for (const Module* module : kept.modules) moving.passes.push_back(*module->passes());
-    moving.generator = dropout().get_state();
+    moving.generator = moving.dropout().get_state();
     return moving;
   }
   void set(const Kept& kept) const {
@@ -114,18 +118,19 @@ struct Moving {
 
  private:
   struct Generator {
-    at::Generator of = at::detail::getDefaultCPUGenerator();
+    at::Generator of;
     std::lock_guard<std::mutex> lock{of.mutex()};
     Tensor get_state() const { return of.get_state(); }
     void set_state(const Tensor& state) { of.set_state(state); }
   };
-  static Generator dropout() { return {}; }
+  Generator dropout() const { return {at::globalContext().defaultGenerator(device)}; }
 };
 
 /// Sets statistics and random numbers back and, at its end, forth again.
 class MovingGuard {
  public:
-  MovingGuard(const Moving& then, const Kept& kept) : kept_(kept), now_(Moving::now(kept)) {
+  MovingGuard(const Moving& then, const Kept& kept)
+      : kept_(kept), now_(Moving::now(kept, then.device)) {
     then.set(kept);
   }
   ~MovingGuard() { now_.set(kept_); }
@@ -178,7 +183,11 @@ class StreamBefore {
 class Segment final : public Saving, public std::enable_shared_from_this<Segment> {
  public:
   Segment(const Stream& stream, const Kept& kept, std::function<void(Stream&)> part)
-      : before_(stream), kept_(kept), moving_(Moving::now(kept)), part_(std::move(part)) {}
+      : before_(stream),
+        kept_(kept),
+        moving_(Moving::now(kept, stream.x.device())),
+        precision_(stream.x.device().type()),
+        part_(std::move(part)) {}
 
   void run(Stream& stream) {
     const SavingGuard guard(*this);

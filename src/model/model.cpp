@@ -10,8 +10,9 @@ namespace {
 
 /// What a linear map would multiply: under autocast of its type.
 Tensor in_product_type(const Tensor& x) {
-  return at::autocast::is_autocast_enabled(at::kCPU) && x.scalar_type() != at::kDouble
-             ? x.to(at::autocast::get_autocast_dtype(at::kCPU))
+  const at::DeviceType device = x.device().type();
+  return at::autocast::is_autocast_enabled(device) && x.scalar_type() != at::kDouble
+             ? x.to(at::autocast::get_autocast_dtype(device))
              : x;
 }
 
@@ -103,6 +104,10 @@ Model::Model(const ModelOptions& options, const TaskForm& task, uint64_t seed)
 
 at::ScalarType Model::type() const {
   return parameters().front().tensor.scalar_type();
+}
+
+at::Device Model::device() const {
+  return parameters().front().tensor.device();
 }
 
 void Model::run(const ModelInput& in, Stream& stream, ModelState* state) {

@@ -111,6 +111,8 @@ class Model final : public Module {
   const ModelOptions& options() const { return options_; }
   /// The number type of the parameters.
   at::ScalarType type() const;
+  /// Where they are.
+  at::Device device() const;
 
  private:
   /// All but the head.

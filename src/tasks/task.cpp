@@ -8,28 +8,34 @@ Tensor at_least_float(const Tensor& x) {
   return x.element_size() < 4 ? x.to(at::kFloat) : x;
 }
 
+double targets_in(const Tensor& target) {
+  return static_cast<double>(target.ge(0).sum().item<int64_t>());
+}
+
+Tensor cross_entropy_total(const Tensor& logits, const Tensor& target,
+                           const CrossEntropyRule& rule) {
+  const Tensor wide = at_least_float(logits).flatten(0, -2), flat = target.flatten();
+  const Tensor sum = at::cross_entropy_loss(wide, flat, {}, at::Reduction::Sum, -1, rule.smoothing);
+  if (rule.z_loss == 0.0) return sum;
+  return sum + rule.z_loss * wide.logsumexp(-1).square().masked_fill(flat < 0, 0.0).sum();
+}
+
 }  // namespace
 
 LossSum cross_entropy_sum(const Tensor& logits, const Tensor& target,
                           const CrossEntropyRule& rule) {
-  LossSum loss;
-  const Tensor wide = at_least_float(logits).flatten(0, -2), flat = target.flatten();
-  loss.count = static_cast<double>(target.ge(0).sum().item<int64_t>());
-  loss.sum = at::cross_entropy_loss(wide, flat, {}, at::Reduction::Sum, -1, rule.smoothing);
-  if (rule.z_loss > 0.0)
-    loss.sum =
-        loss.sum + rule.z_loss * wide.logsumexp(-1).square().masked_fill(flat < 0, 0.0).sum();
-  return loss;
+  return {cross_entropy_total(logits, target, rule), targets_in(target)};
 }
 
 double Task::target_count(const Batch& batch) const {
+  if (batch.counted) return *batch.counted;
   if (batch.target.is_floating_point()) return static_cast<double>(batch.target.numel());
-  return static_cast<double>(batch.target.ge(0).sum().item<int64_t>());
+  return targets_in(batch.target);
 }
 
 LossSum Task::loss(const Tensor& output, const Batch& batch, const CrossEntropyRule& rule) const {
   if (form().output.kind != OutputForm::Kind::values)
-    return cross_entropy_sum(output, batch.target, rule);
+    return {cross_entropy_total(output, batch.target, rule), target_count(batch)};
   LossSum loss;
   loss.count = static_cast<double>(batch.target.numel());
   loss.sum = (at_least_float(output) - batch.target).square().sum();

@@ -1,6 +1,7 @@
 // Axis "task": where batches come from, what the loss is and how success is measured.
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,6 +21,18 @@ struct Batch {
   Tensor target;       // classes [B]; tokens [B,N] int64, -1 = not counted; values [B,horizon,C]
   int64_t size = 0;    // B
   int64_t tokens = 0;  // B·N, what "tokens a second" counts
+  /// Task::target_count, where it was asked before the tensors went where reading them waits.
+  std::optional<double> counted = std::nullopt;
+
+  /// All tensors, some of them undefined, always in one order.
+  std::array<Tensor*, 6> tensors() {
+    return {&input.input,        &input.valid,      &input.source,
+            &input.source_valid, &input.timestamps, &target};
+  }
+  std::array<const Tensor*, 6> tensors() const {
+    return {&input.input,        &input.valid,      &input.source,
+            &input.source_valid, &input.timestamps, &target};
+  }
 };
 
 /// The part of a loss that adds up over batches: mean = sum / count.

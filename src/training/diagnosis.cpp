@@ -54,7 +54,7 @@ double bytes_of_pass(Model& model, const Task& task, const Batch& batch,
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, peak);
     Tensor loss;
     {
-      const PrecisionGuard autocast(precision);
+      const PrecisionGuard autocast(precision, model.device().type());
       const ModelOutput out = model.forward(batch.input);
       loss = task.loss_of(out, batch).sum;
       for (const Tensor& extra : out.losses) loss = loss + extra;

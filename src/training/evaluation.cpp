@@ -8,9 +8,12 @@
 
 namespace formwork {
 
-void match_type(Batch& batch, at::ScalarType type) {
-  for (Tensor* tensor : {&batch.input.input, &batch.target, &batch.input.timestamps})
-    if (tensor->defined() && tensor->is_floating_point()) *tensor = tensor->to(type);
+void match_model(Batch& batch, const Model& model) {
+  const at::Device device = model.device();
+  const at::ScalarType type = model.type();
+  for (Tensor* tensor : batch.tensors())
+    if (tensor->defined())
+      *tensor = tensor->to(device, tensor->is_floating_point() ? type : tensor->scalar_type());
 }
 
 namespace {
@@ -37,8 +40,8 @@ std::map<std::string, double> evaluate(Model& model, Task& task, const Evaluatio
   for (int64_t b = processes.rank(); b < batches; b += processes.size()) {
     const int64_t first = b * size;
     Batch batch = task.validation_batch(first, std::min(size, items - first));
-    match_type(batch, model.type());
-    const PrecisionGuard precision(request.precision);
+    match_model(batch, model);
+    const PrecisionGuard precision(request.precision, model.device().type());
     const ModelOutput out = model.forward(batch.input);
     const LossSum loss = task.loss(out.y, batch);
     sum += loss.sum.item<double>();

@@ -24,7 +24,7 @@ struct EvaluationRequest {
 std::map<std::string, double> evaluate(Model& model, Task& task, const EvaluationRequest& request,
                                        Processes& processes);
 
-/// Floating-point inputs and targets follow the model's number type.
-void match_type(Batch& batch, at::ScalarType type);
+/// A batch's tensors follow the model's device, its floating-point ones the number type too.
+void match_model(Batch& batch, const Model& model);
 
 }  // namespace formwork

@@ -29,6 +29,23 @@ double attention_flops(c10::ArrayRef<const c10::IValue> in, size_t causal_argume
   return 4.0 * pairs * (causal ? 0.5 : 1.0);
 }
 
+/// Attention of libtorch, on the CPU and on GPUs: q and k come first.
+struct LibtorchAttention {
+  std::string_view name;
+  size_t causal_argument;
+};
+constexpr LibtorchAttention kLibtorchAttentions[] = {
+    {"aten::_scaled_dot_product_flash_attention_for_cpu", 4},
+    {"aten::_scaled_dot_product_flash_attention", 4},
+    {"aten::_scaled_dot_product_efficient_attention", 6},
+    {"aten::_scaled_dot_product_cudnn_attention", 6}};
+/// Counted behind the gradient.
+constexpr LibtorchAttention kLibtorchBackwards[] = {
+    {"aten::_scaled_dot_product_flash_attention_for_cpu_backward", 6},
+    {"aten::_scaled_dot_product_flash_attention_backward", 10},
+    {"aten::_scaled_dot_product_efficient_attention_backward", 10},
+    {"aten::_scaled_dot_product_cudnn_attention_backward", 13}};
+
 double flops_of(std::string_view name, c10::ArrayRef<const c10::IValue> in) {
   if (name == "aten::mm" || name == "aten::bmm" || name == "formwork::few_rows" ||
       name == "formwork::matrix_product")
@@ -41,11 +58,12 @@ double flops_of(std::string_view name, c10::ArrayRef<const c10::IValue> in) {
   if (name == "aten::addmv") return 2.0 * static_cast<double>(in[1].toTensor().numel());
   if (name == "aten::mv" || name == "aten::dot")
     return 2.0 * static_cast<double>(in[0].toTensor().numel());
-  if (name == "aten::_scaled_dot_product_flash_attention_for_cpu") return attention_flops(in, 4);
+  for (const LibtorchAttention& entry : kLibtorchAttentions)
+    if (name == entry.name) return attention_flops(in, entry.causal_argument);
   // The backward recomputes the scores: five products for the forward's two. Its first argument is
-  // the gradient, shaped like the queries, and `is_causal` follows out, logsumexp and dropout.
-  if (name == "aten::_scaled_dot_product_flash_attention_for_cpu_backward")
-    return 2.5 * attention_flops(in.slice(1), 6);
+  // the gradient, shaped like the queries.
+  for (const LibtorchAttention& entry : kLibtorchBackwards)
+    if (name == entry.name) return 2.5 * attention_flops(in.slice(1), entry.causal_argument);
   if (name == "formwork::attention") return attention_flops(in, 2);
   if (name == "formwork::attention_backward") return 2.5 * attention_flops(in, 2);
   if (name == "aten::convolution") {

@@ -1,6 +1,6 @@
 #include "training/inspection.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -17,11 +17,13 @@ namespace {
 class Untouched {
  public:
   explicit Untouched(Model& model)
-      : model_(model), training_(model.training()), parameters_(model.parameters()) {
-    at::Generator generator = at::detail::getDefaultCPUGenerator();
+      : model_(model),
+        training_(model.training()),
+        generator_(at::globalContext().defaultGenerator(model.device())),
+        parameters_(model.parameters()) {
     {
-      const std::lock_guard<std::mutex> lock(generator.mutex());
-      random_ = generator.get_state();
+      const std::lock_guard<std::mutex> lock(generator_.mutex());
+      random_ = generator_.get_state();
     }
     for (Parameter& p : parameters_) {
       gradients_.push_back(p.tensor.grad());
@@ -37,9 +39,8 @@ class Untouched {
       parameters_[i].tensor.mutable_grad() = gradients_[i];
     const c10::NoGradGuard no_grad;
     for (auto& [tensor, before] : buffers_) tensor.copy_(before);
-    at::Generator generator = at::detail::getDefaultCPUGenerator();
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(random_);
+    const std::lock_guard<std::mutex> lock(generator_.mutex());
+    generator_.set_state(random_);
   }
   Untouched(const Untouched&) = delete;
   Untouched& operator=(const Untouched&) = delete;
@@ -49,6 +50,7 @@ class Untouched {
  private:
   Model& model_;
   bool training_;
+  at::Generator generator_;
   Tensor random_;
   std::vector<Parameter> parameters_;
   std::vector<Tensor> gradients_;
@@ -164,7 +166,7 @@ void pass(Model& model, Task& task, Batch& batch, const std::string& precision, 
   const c10::AutoGradMode gradients(chosen.gradients);
   ModelOutput out;
   {
-    const PrecisionGuard guard(precision);
+    const PrecisionGuard guard(precision, model.device().type());
     out = model.forward(batch.input);
   }
   if (chosen.gradients) {
@@ -188,7 +190,7 @@ std::vector<ProbeResult> inspect(Model& model, Task& task, const InspectionReque
   Batch first;
   for (int64_t b = 0; b < request.batches && b * items < all; ++b) {
     Batch batch = task.validation_batch(b * items, std::min(items, all - b * items));
-    match_type(batch, model.type());
+    match_model(batch, model);
     pass(model, task, batch, request.precision, chosen);
     for (Parameter& p : untouched.parameters()) p.tensor.mutable_grad() = Tensor();
     if (b == 0) first = batch;

@@ -86,6 +86,13 @@ void TrainOptions::describe(OptionSet& o) {
   o.add("log_every", log_every, "steps between lines of metrics.jsonl", at_least(1));
   o.add("prefetch", prefetch, "batches made ahead on another thread; 0 = none", between(0, 64));
   o.add("threads", threads, "threads of the tensor library; 0 = its own choice", at_least(0));
+  o.add("device", device,
+        "where the model is trained: cpu, or cuda, a GPU; evaluate, generate and inspect then take "
+        "the run on the CPU",
+        one_of({"cpu", "cuda"}));
+  o.add("cuda_graph", cuda_graph,
+        "with device cuda: replay forward and backward passes as one launch, where all methods of "
+        "the model allow it and activation_checkpointing is none; the CPU has none");
   o.add("start_from", start_from,
         "a folder whose parameters training starts from: a run, a checkpoint, a converted or a "
         "Hugging Face model of the same [model]; none = new ones");

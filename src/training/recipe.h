@@ -60,6 +60,8 @@ struct TrainOptions {
   int64_t log_every = 10;
   int64_t prefetch = 2;
   int64_t threads = 0;
+  std::string device = "cpu";
+  bool cuda_graph = true;
   std::string start_from;
   BudgetOptions budget;
   EvaluateOptions evaluate;

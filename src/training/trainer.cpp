@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "kernels/row_sums.h"
 #include "training/diagnosis.h"
 #include "training/evaluation.h"
 #include "training/flops.h"
@@ -25,13 +26,30 @@ at::ScalarType parameter_type(const std::string& precision) {
   return precision == "float64" ? at::kDouble : at::kFloat;
 }
 
+/// Where the recipe trains; refuses what is not there.
+at::Device device_of(const TrainOptions& train, const Processes& processes) {
+  if (train.device == "cpu") return at::kCPU;
+  constexpr const char* kWhere = "train.device";
+  check(at::globalContext().hasCUDA(), kWhere, "found '", train.device,
+        "', but this libtorch was built without CUDA or finds no GPU here; valid: cpu");
+  check(processes.size() == 1, kWhere, "found '", train.device, "' and ", processes.size(),
+        " processes, which sum on the CPU only; valid: cpu, or one process");
+  check(train.probe.kinds.empty(), "train.probe.kinds", "found probes, which run on the CPU, and ",
+        kWhere, " = '", train.device, "'; valid: none, and formwork inspect on the run");
+  return {at::kCUDA, 0};
+}
+
 }  // namespace
 
 Trainer::Trainer(Recipe& recipe, Processes& processes, const std::map<std::string, Tensor>* start)
-    : recipe_(recipe), processes_(processes), task_(recipe.make_task()) {
+    : recipe_(recipe),
+      processes_(processes),
+      device_(device_of(recipe.train, processes)),
+      task_(recipe.make_task()) {
   model_ = std::make_shared<Model>(recipe.model, task_->form(),
                                    static_cast<uint64_t>(recipe.train.seed));
   model_->to(parameter_type(recipe.train.precision));
+  model_->to(device_);
   if (start) load_model(*model_, *start, "train.start_from: " + recipe.train.start_from);
   model_->checkpoint_activations(recipe.train.activation_checkpointing == "block");
   parameters_ = model_->parameters();
@@ -45,6 +63,10 @@ Trainer::Trainer(Recipe& recipe, Processes& processes, const std::map<std::strin
   optimizer_ = recipe.optimizer.make(optimizer_site);
   ScheduleSite schedule_site;
   schedule_ = recipe.schedule.make(schedule_site);
+  if (captures())
+    graph_ = std::make_unique<StepGraph>(
+        parameters_,
+        [this](const Batch& batch, const Tensor& numbers) { return batch_loss(batch, numbers); });
 }
 
 Trainer::~Trainer() = default;
@@ -90,36 +112,53 @@ void Trainer::start_data() {
 }
 
 ModelOutput Trainer::run_model(const Batch& batch) {
-  const PrecisionGuard precision(recipe_.train.precision);
+  const PrecisionGuard precision(recipe_.train.precision, device_.type());
   ModelInput input = batch.input;
   if (task_->plain_token_loss()) input.most_logits = kMostLogits;
   return model_->forward(input);
+}
+
+bool Trainer::captures() const {
+  const TrainOptions& train = recipe_.train;
+  bool steady = true;
+  model_->visit(
+      [&](const std::string&, const Module& module) { steady = steady && module.steady(); });
+  return device_.is_cuda() && train.cuda_graph && train.activation_checkpointing == "none" &&
+         steady;
+}
+
+Tensor Trainer::batch_loss(const Batch& batch, const Tensor& numbers) {
+  const CrossEntropyRule rule{recipe_.train.label_smoothing, recipe_.train.z_loss};
+  const ModelOutput out = run_model(batch);
+  Tensor total = task_->loss_of(out, batch, rule).sum / numbers[0];
+  for (const Tensor& extra : out.losses) total = total + extra * numbers[1];
+  return total;
 }
 
 double Trainer::step_loss(const std::vector<Batch>& batches, double count) {
   const RandomStream dropout = RandomStream(static_cast<uint64_t>(recipe_.train.seed))
                                    .child("dropout")
                                    .child(static_cast<uint64_t>(progress_.step));
-  const CrossEntropyRule rule{recipe_.train.label_smoothing, recipe_.train.z_loss};
   double sum = 0.0;
   for (size_t i = 0; i < batches.size(); ++i) {
     // Dropout draws from PyTorch's default generator: set anew for every pass, its numbers are a
     // function of seed, step and process, and a resumed run needs no generator state.
     const size_t part = static_cast<size_t>(processes_.rank()) * batches.size() + i;
     at::manual_seed(dropout.child(part).key());
-    const ModelOutput out = run_model(batches[i]);
-    const LossSum loss = task_->loss_of(out, batches[i], rule);
-    Tensor total = loss.sum / count;
-    for (const Tensor& extra : out.losses) total = total + extra * (loss.count / count);
+    // As a tensor: a graph of the pass cannot hold what the next one changes.
+    const Tensor numbers =
+        at::tensor({count, *batches[i].counted / count}, at::dtype(model_->type())).to(device_);
+    const Tensor total =
+        graph_ ? graph_->run(batches[i], numbers) : batch_loss(batches[i], numbers);
     const double value = total.item<double>();
     if (!std::isfinite(value)) explain_bad_loss(value, batches);
-    total.backward();
+    if (!graph_) total.backward();
     sum += value;
   }
   // Rows that several tokens, or several passes, have touched become one.
   for (const Parameter& parameter : parameters_)
     if (parameter.tensor.grad().defined() && parameter.tensor.grad().is_sparse())
-      parameter.tensor.mutable_grad() = parameter.tensor.grad().coalesce();
+      parameter.tensor.mutable_grad() = coalesced(parameter.tensor.grad());
   return sum;
 }
 
@@ -147,8 +186,9 @@ StepResult Trainer::step() {
   model_->visit([&](const std::string&, Module& module) { module.before_step(elapsed); });
   for (int64_t i = 0; i < recipe_.train.accumulate; ++i) {
     batches.push_back(data_->next());
-    match_type(batches.back(), model_->type());
-    count += task_->target_count(batches.back());
+    batches.back().counted = task_->target_count(batches.back());
+    match_model(batches.back(), *model_);
+    count += *batches.back().counted;
     tokens += static_cast<double>(batches.back().tokens);
   }
   count = processes_.sum(count);
@@ -164,15 +204,15 @@ StepResult Trainer::step() {
   counter.reset();
   if (processes_.size() > 1) reduce_gradients();
 
-  for (const auto& constraint : constraints_) {
-    constraint->before_step(parameters_);
-    result.gradient_norm = std::max(result.gradient_norm, constraint->last_norm());
-  }
+  for (const auto& constraint : constraints_) constraint->before_step(parameters_);
   const double factor = schedule_->factor(progress_.step, planned_steps());
   optimizer_->step(factor);
   result.rate = optimizer_->lr() * factor;
   for (const auto& constraint : constraints_) constraint->after_step(parameters_, result.rate);
   optimizer_->zero_grad();
+  // Read at last: on a GPU this waits for the step.
+  for (const auto& constraint : constraints_)
+    result.gradient_norm = std::max(result.gradient_norm, constraint->last_norm());
 
   progress_.step += 1;
   progress_.tokens += tokens * static_cast<double>(processes_.size());
@@ -191,6 +231,7 @@ std::map<std::string, double> Trainer::evaluate() {
   std::map<std::string, double> result = formwork::evaluate(*model_, *task_, request, processes_);
   optimizer_->train();
   model_->train();
+  if (graph_) graph_->forget();
   return result;
 }
 
@@ -240,8 +281,9 @@ void Trainer::explain_bad_loss(double loss, const std::vector<Batch>& batches) {
 }
 
 void Trainer::check_memory() {
+  if (!device_.is_cpu()) return;
   Batch batch = task_->training_batch(0, 1);
-  match_type(batch, model_->type());
+  match_model(batch, *model_);
   // One item as in a whole batch, whose logits may be too many to be formed.
   if (task_->plain_token_loss()) batch.input.most_logits = kMostLogits / recipe_.train.batch;
   const double item = bytes_of_pass(*model_, *task_, batch, recipe_.train.precision);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "model/model.h"
+#include "training/cuda_step_graph.h"
 #include "training/distributed.h"
 #include "training/prefetch.h"
 #include "training/recipe.h"
@@ -55,12 +56,17 @@ class Trainer {
   const Progress& progress() const { return progress_; }
   Model& model() { return *model_; }
   Task& task() const { return *task_; }
-  /// Refuses, with what would fit, when a step is going to need more memory than there is.
+  /// Refuses, with what would fit, when a step is going to need more memory than there is. Knows
+  /// the CPU's memory only.
   void check_memory();
 
  private:
   double step_loss(const std::vector<Batch>& batches, double count);
   ModelOutput run_model(const Batch& batch);
+  /// The batch's part of the step's loss. `numbers`: the step's targets, and the part of them that
+  /// the batch has.
+  Tensor batch_loss(const Batch& batch, const Tensor& numbers);
+  bool captures() const;
   void reduce_gradients();
   [[noreturn]] void explain_bad_loss(double loss, const std::vector<Batch>& batches);
   int64_t first_item(int64_t micro_batch) const;
@@ -68,6 +74,7 @@ class Trainer {
 
   Recipe& recipe_;
   Processes& processes_;
+  at::Device device_;
   std::shared_ptr<Task> task_;
   std::shared_ptr<Model> model_;
   std::vector<Parameter> parameters_;
@@ -75,6 +82,7 @@ class Trainer {
   std::shared_ptr<Schedule> schedule_;
   std::vector<std::shared_ptr<Constraint>> constraints_;
   std::unique_ptr<Prefetcher> data_;
+  std::unique_ptr<StepGraph> graph_;  // null: passes run plainly
   Progress progress_;
   double flops_per_step_ = 0.0;
 };

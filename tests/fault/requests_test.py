@@ -2,6 +2,9 @@
 """Requests that cannot work are refused: exit code 2, one sentence that names the place and what
 would be valid, and nothing written."""
 
+import os
+import unittest
+
 import formwork_case
 import tiny
 
@@ -61,6 +64,13 @@ class Keys(Refused):
         self.no("train.budget.steps", settings=["train.budget.steps=0"])
         self.no("train.precision", "float16", "bfloat16", settings=["train.precision=float16"])
         self.no("train.batch", settings=["train.batch=99999999999999999999"])
+
+    def test_device(self):
+        self.no("train.device", "gpu", "cuda", settings=["train.device=gpu"])
+
+    @unittest.skipIf(os.path.exists("/dev/nvidia0"), "there may be a GPU")
+    def test_no_gpu(self):
+        self.no("train.device", "cuda", "no GPU", "cpu", settings=["train.device=cuda"])
 
     def test_set_without_value(self):
         self.no("model.width", settings=["model.width"])

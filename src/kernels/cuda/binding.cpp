@@ -1,14 +1,18 @@
 #include "kernels/cuda/binding.h"
 
+#include <ATen/ops/_sparse_coo_tensor_unsafe.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
+#include <ATen/ops/sort.h>
+#include <ATen/ops/unique_consecutive.h>
+#include <ATen/ops/zeros.h>
 
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/cross_entropy.h"
-#include "kernels/cuda/norm.h"
+#include "kernels/cuda/embedding.h"
+#include "kernels/cuda/glu.h"
+#include "kernels/cuda/matrix_scan.h"
+#include "kernels/cuda/on_tensors.h"
 #include "kernels/cuda/packed_linear.h"
 #include "kernels/cuda/rotate.h"
 
@@ -18,45 +22,6 @@ namespace {
 using at::Tensor;
 
 constexpr double kLnOf2 = 0.6931471805599453;
-
-/// Makes x's GPU the current one, and gives the stream that PyTorch's own kernels are queued in.
-class Place {
- public:
-  explicit Place(const Tensor& x) : guard_(x.device()) {}
-  cuda::Stream stream() const { return c10::cuda::getCurrentCUDAStream().stream(); }
-
- private:
-  c10::cuda::CUDAGuard guard_;
-};
-
-void succeed(cuda::Status status) {
-  C10_CUDA_CHECK(static_cast<cudaError_t>(status));
-}
-
-cuda::Element element_of(const Tensor& x) {
-  return x.scalar_type() == at::kFloat ? cuda::Element::float32 : cuda::Element::bfloat16;
-}
-
-cuda::Heads heads_of(const Tensor& x) {
-  return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
-float* floats(const Tensor& x) {
-  return x.defined() ? x.data_ptr<float>() : nullptr;
-}
-
-void* data_of(const Tensor& x) {
-  return x.defined() ? x.data_ptr() : nullptr;
-}
-
-/// [B,H,N,W] laid out as [B,N,H,W].
-Tensor merged_heads(const Tensor& like, int64_t heads, int64_t rows, int64_t width) {
-  return at::empty({like.size(0), rows, heads, width}, like.options()).transpose(1, 2);
-}
-
-Tensor row_numbers(const Tensor& x, int64_t rows) {
-  return at::empty({rows}, x.options().dtype(at::kFloat));
-}
 
 cuda::Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
                              const Tensor& log_sum, const AttentionRule& rule) {
@@ -81,32 +46,64 @@ cuda::Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v, 
   return a;
 }
 
-cuda::NormForm form_of(cpu::RmsForm form) {
-  switch (form) {
-    case cpu::RmsForm::left_out:
-      return cuda::NormForm::crms;
-    case cpu::RmsForm::at_least:
-      return cuda::NormForm::at_least;
-    case cpu::RmsForm::outside:
-      return cuda::NormForm::outside;
+/// The gates that the kernels know; none of them is relu2.
+cuda::Gate gate_of(Activation function) {
+  switch (function) {
+    case Activation::silu:
+      return cuda::Gate::silu;
+    case Activation::gelu:
+      return cuda::Gate::gelu;
+    case Activation::gelu_tanh:
+      return cuda::Gate::gelu_tanh;
+    case Activation::relu:
+      return cuda::Gate::relu;
+    case Activation::sigmoid:
+      return cuda::Gate::sigmoid;
     default:
-      return cuda::NormForm::rms;
+      return cuda::Gate::identity;
   }
 }
 
-cuda::Norm norm_of(const Tensor& x, const Tensor& scale, const cpu::RmsNormForward& forward,
-                   cpu::RmsForm form) {
-  cuda::Norm norm;
-  norm.element = element_of(x);
-  norm.form = form_of(form);
-  norm.width = static_cast<int>(x.size(-1));
-  norm.rows = x.numel() / x.size(-1);
-  norm.x = x.data_ptr();
-  norm.scale = floats(scale);
-  norm.inverse = floats(forward.inverse_root);
-  norm.slope = floats(forward.slope);
-  norm.first = floats(forward.row_sum);
-  return norm;
+cuda::Glu glu_of(const Tensor& z, Activation function, const Tensor& factor) {
+  cuda::Glu glu;
+  glu.element = element_of(z);
+  glu.function = gate_of(function);
+  glu.width = glu.stride = z.size(-1);
+  glu.rows = z.numel() / glu.width;
+  glu.gate = z.data_ptr();
+  glu.up = factor.data_ptr();
+  return glu;
+}
+
+/// The numbers of a row next to each other.
+Tensor with_whole_rows(const Tensor& x) {
+  return x.stride(-1) == 1 ? x : x.contiguous();
+}
+
+/// A scan and the tensors that it points into.
+struct ScanOnTensors {
+  cuda::MatrixScan scan;
+  Tensor q, k, v, log_gate, room;
+};
+
+ScanOnTensors scan_of(const MatrixState& all) {
+  ScanOnTensors on{{}, with_whole_rows(all.q), with_whole_rows(all.k), with_whole_rows(all.v), {},
+                   {}};
+  if (all.log_gate.defined()) on.log_gate = all.log_gate.to(at::kFloat).contiguous();
+  cuda::MatrixScan& scan = on.scan;
+  scan.element = element_of(on.q);
+  scan.batch = static_cast<int>(on.q.size(0));
+  scan.heads = static_cast<int>(on.q.size(1));
+  scan.tokens = static_cast<int>(on.q.size(2));
+  scan.width = static_cast<int>(on.q.size(3));
+  scan.value_width = static_cast<int>(on.v.size(3));
+  scan.q = heads_of(on.q);
+  scan.k = heads_of(on.k);
+  scan.v = heads_of(on.v);
+  scan.log_gate = floats(on.log_gate);
+  on.room = row_numbers(on.q, cuda::matrix_scan_room(scan));
+  scan.room = floats(on.room);
+  return on;
 }
 
 }  // namespace
@@ -159,41 +156,26 @@ cpu::AttentionBackward attention_backward(const Tensor& gradient, const Tensor& 
   return result;
 }
 
-bool serves_norm(const Tensor& x) {
-  return serves(x) && x.dim() > 0 && x.size(-1) <= cuda::kWidestNorm;
+bool serves_activation(const Tensor& z, Activation function, const ActivationExtras& extras) {
+  return serves(z) && function != Activation::relu2 && extras.factor.defined() &&
+         !extras.bias.defined() && !extras.residual.defined();
 }
 
-cpu::RmsNormForward rms_norm_forward(const Tensor& x, const Tensor& residual, const Tensor& scale,
-                                     double eps, cpu::RmsForm form) {
-  const Place place(x);
-  const int64_t rows = x.numel() / x.size(-1);
-  cpu::RmsNormForward result{at::empty_like(x), {}, row_numbers(x, rows), row_numbers(x, rows), {}};
-  if (residual.defined()) result.sum = at::empty_like(x);
-  if (form == cpu::RmsForm::left_out) result.row_sum = row_numbers(x, rows);
-  cuda::Norm norm = norm_of(x, scale, result, form);
-  norm.eps = static_cast<float>(eps);
-  norm.residual = data_of(residual);
-  norm.sum = data_of(result.sum);
-  norm.y = result.y.data_ptr();
-  succeed(cuda::norm_forward(norm, place.stream()));
-  return result;
+void activation_forward(const Tensor& z, Activation function, const ActivationExtras& extras,
+                        const Tensor& y) {
+  const Place place(z);
+  cuda::Glu glu = glu_of(z, function, extras.factor);
+  glu.y = y.data_ptr();
+  succeed(cuda::glu_forward(glu, place.stream()));
 }
 
-cpu::RmsNormBackward rms_norm_backward(const Tensor& gradient, const Tensor& sum_gradient,
-                                       const Tensor& x, const cpu::RmsNormForward& forward,
-                                       const Tensor& scale, cpu::RmsForm form) {
-  const Place place(x);
-  cpu::RmsNormBackward result{at::empty_like(x), {}};
-  Tensor partials;
-  if (scale.defined()) {
-    result.scale = at::empty_like(scale);
-    partials = at::empty({2, cuda::kNormPartials, x.size(-1)}, scale.options());
-  }
-  const cuda::Norm norm = norm_of(x, scale, forward, form);
-  succeed(cuda::norm_backward(norm,
-                              {gradient.data_ptr(), data_of(sum_gradient), result.x.data_ptr(),
-                               floats(result.scale), nullptr, floats(partials)},
-                              place.stream()));
+cpu::ActivationBackward activation_backward(const Tensor& gradient, const Tensor& z,
+                                            Activation function, const ActivationExtras& extras) {
+  const Place place(z);
+  const cpu::ActivationBackward result{at::empty_like(z), {}, at::empty_like(z)};
+  succeed(cuda::glu_backward(glu_of(z, function, extras.factor),
+                             {gradient.data_ptr(), result.z.data_ptr(), result.factor.data_ptr()},
+                             place.stream()));
   return result;
 }
 
@@ -259,6 +241,79 @@ Tensor packed_linear(const Tensor& x, const PackedWeight& weight, const Tensor& 
   a.y = floats(y);
   succeed(cuda::packed_linear(a, place.stream()));
   return y;
+}
+
+bool serves_matrix_scan(const MatrixState& all) {
+  // A block a head: the second size of a grid ends at 65535.
+  constexpr int64_t kMostHeads = 65535;
+  const auto alike = [&](const Tensor& x) {
+    return serves(x) && x.device() == all.q.device() && x.size(-1) <= cuda::kWidestState &&
+           x.numel() > 0;
+  };
+  return alike(all.q) && alike(all.k) && alike(all.v) &&
+         all.q.size(0) * all.q.size(1) <= kMostHeads &&
+         (!all.sum || (all.q.scalar_type() == at::kFloat &&
+                       (!all.sum->defined() || all.sum->scalar_type() == at::kFloat)));
+}
+
+Tensor matrix_scan_forward(const MatrixState& all) {
+  const Place place(all.q);
+  ScanOnTensors on = scan_of(all);
+  const Tensor y = merged_heads(on.q, on.q.size(1), on.q.size(2), on.v.size(3));
+  on.scan.y = heads_of(y);
+  Tensor initial, last;
+  if (all.sum) {
+    last = at::empty({on.q.size(0), on.q.size(1), on.q.size(3), on.v.size(3)}, on.q.options());
+    if (all.sum->defined()) initial = all.sum->contiguous();
+    on.scan.initial = floats(initial);
+    on.scan.last = floats(last);
+  }
+  succeed(cuda::matrix_scan_forward(on.scan, place.stream()));
+  if (all.sum) *all.sum = last;
+  return y;
+}
+
+MatrixScanBackward matrix_scan_backward(const Tensor& gradient, const MatrixState& all) {
+  const Place place(all.q);
+  const ScanOnTensors on = scan_of(all);
+  const Tensor along = with_whole_rows(gradient);
+  const auto like = [&](const Tensor& x) {
+    return merged_heads(x, x.size(1), x.size(2), x.size(3));
+  };
+  const MatrixScanBackward result{like(on.q), like(on.k), like(on.v),
+                                  on.log_gate.defined() ? at::empty_like(on.log_gate) : Tensor()};
+  succeed(cuda::matrix_scan_backward(on.scan,
+                                     {heads_of(along), heads_of(result.q), heads_of(result.k),
+                                      heads_of(result.v), floats(result.log_gate)},
+                                     place.stream()));
+  return result;
+}
+
+bool serves_row_sums(const Tensor& sparse) {
+  return serves(sparse) && sparse.sparse_dim() == 1 && sparse.dense_dim() == 1 &&
+         sparse._values().numel() > 0;
+}
+
+Tensor coalesced(const Tensor& sparse) {
+  if (sparse.is_coalesced()) return sparse;
+  const Place place(sparse);
+  const Tensor values = sparse._values().contiguous();
+  const auto [tokens, order] = at::sort(sparse._indices().select(0, 0), /*stable=*/true, 0, false);
+  const auto [rows, inverse, counts] = at::unique_consecutive(tokens, false, /*counts=*/true);
+  const Tensor starts = at::zeros({rows.size(0) + 1}, counts.options());
+  starts.slice(0, 1).copy_(counts.cumsum(0));
+  const Tensor sums = at::empty({rows.size(0), values.size(1)}, values.options().dtype(at::kFloat));
+  cuda::SegmentSums a;
+  a.element = element_of(values);
+  a.segments = rows.size(0);
+  a.width = values.size(1);
+  a.gradient = values.data_ptr();
+  a.order = order.const_data_ptr<int64_t>();
+  a.starts = starts.const_data_ptr<int64_t>();
+  a.rows = floats(sums);
+  succeed(cuda::segment_sums(a, place.stream()));
+  return at::_sparse_coo_tensor_unsafe(rows.unsqueeze(0), sums.to(values.scalar_type()),
+                                       sparse.sizes(), sparse.options(), /*is_coalesced=*/true);
 }
 
 }  // namespace formwork::gpu

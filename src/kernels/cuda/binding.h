@@ -4,7 +4,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "kernels/activation.h"
 #include "kernels/attention.h"
+#include "kernels/cuda/optimizer.h"
+#include "kernels/layer_norm.h"
+#include "kernels/matrix_state.h"
 #include "kernels/packed_linear.h"
 #include "kernels/projected_cross_entropy.h"
 #include "kernels/rms_norm.h"
@@ -43,6 +47,22 @@ cpu::RmsNormForward rms_norm_forward(const at::Tensor& x, const at::Tensor& resi
 cpu::RmsNormBackward rms_norm_backward(const at::Tensor& gradient, const at::Tensor& sum_gradient,
                                        const at::Tensor& x, const cpu::RmsNormForward& forward,
                                        const at::Tensor& scale, cpu::RmsForm form);
+// What cpu::add_layer_norm_forward and its backward do.
+cpu::LayerNormForward add_layer_norm_forward(const at::Tensor& x, const at::Tensor& residual,
+                                             const at::Tensor& weight, const at::Tensor& bias,
+                                             double eps);
+cpu::LayerNormBackward add_layer_norm_backward(const at::Tensor& gradient,
+                                               const at::Tensor& sum_gradient,
+                                               const cpu::LayerNormForward& forward,
+                                               const at::Tensor& weight);
+
+/// Whether the extras ask for a factor alone, and the function is one of gated linear units.
+bool serves_activation(const at::Tensor& z, Activation function, const ActivationExtras& extras);
+// What cpu::activation_forward and cpu::activation_backward do.
+void activation_forward(const at::Tensor& z, Activation function, const ActivationExtras& extras,
+                        const at::Tensor& y);
+cpu::ActivationBackward activation_backward(const at::Tensor& gradient, const at::Tensor& z,
+                                            Activation function, const ActivationExtras& extras);
 
 /// The most dimensions of x that rotate_pairs here takes.
 constexpr int64_t kMostRotatedDimensions = 4;
@@ -56,5 +76,32 @@ void cross_entropy(const at::Tensor& logits, const at::Tensor& target, const Cro
 
 /// x [rows,in] contiguous, at most kPackedRows rows.
 at::Tensor packed_linear(const at::Tensor& x, const PackedWeight& weight, const at::Tensor& bias);
+
+/// Whether rows are narrow enough, all of one served type, and a state, if asked for, is float32.
+bool serves_matrix_scan(const MatrixState& all);
+/// matrix_state_scan of at least one token, its state included; knows no gradients.
+at::Tensor matrix_scan_forward(const MatrixState& all);
+struct MatrixScanBackward {
+  at::Tensor q, k, v, log_gate;  // gradients; log_gate's is undefined where there is no gate
+};
+/// Of a scan without a state.
+MatrixScanBackward matrix_scan_backward(const at::Tensor& gradient, const MatrixState& all);
+
+/// Whether a sparse tensor is rows [D] of a served type, at least one of them.
+bool serves_row_sums(const at::Tensor& sparse);
+/// sparse.coalesce(), equal rows added up in the order of their places.
+at::Tensor coalesced(const at::Tensor& sparse);
+
+/// Whether all are of one served type on one GPU, each contiguous.
+bool serves_arrays(at::TensorList arrays);
+/// Brings gradients to a common L2 norm of at most max_norm, if it is finite; the norm before, a
+/// float32 scalar on the GPU.
+at::Tensor clip_gradients(at::TensorList gradients, double max_norm);
+
+/// Parameters that one step of Adam moves, float32 and contiguous each.
+struct AdamTensors {
+  at::TensorList values, gradients, means, squares, largest;  // largest: with amsgrad, else empty
+};
+void adam_step(const AdamTensors& tensors, const cuda::AdamStep& step);
 
 }  // namespace formwork::gpu

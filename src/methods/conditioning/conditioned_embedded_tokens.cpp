@@ -70,6 +70,7 @@ class ConditionedEmbeddedTokens final : public Conditioning {
     return {.causal = running, .exact_gradient = running || o.polar.gradient == "through"};
   }
 
+  bool steady() const override { return false; }  // looks at eigenvalues
   Tensor forward(const Tensor& x, Stream& stream) override {
     if (!running_) return per_sample(x, stream.valid);
     const Tensor y = x + at::matmul(x, map().to(x.scalar_type())).to(x.scalar_type());

@@ -1,5 +1,6 @@
 #include <ATen/core/grad_mode.h>
 
+#include "kernels/cuda/binding.h"
 #include "methods/constraint/constraint.h"
 
 namespace formwork {
@@ -24,6 +25,12 @@ class GradientClipping final : public Constraint {
     norm_ = Tensor();
     const std::vector<Tensor> gradients = gradients_of(parameters);
     if (gradients.empty()) return;
+    if constexpr (gpu::kBuilt) {
+      if (gpu::serves_arrays(gradients)) {
+        norm_ = gpu::clip_gradients(gradients, options_.max_norm);
+        return;
+      }
+    }
     std::vector<Tensor> norms = at::_foreach_norm(gradients);
     for (Tensor& norm : norms) norm = norm.to(at::kDouble);
     norm_ = at::linalg_vector_norm(at::stack(norms));

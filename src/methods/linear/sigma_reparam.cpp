@@ -146,6 +146,7 @@ class SigmaReparam final : public Linear {
     return {.head = options.reaches(Role::head)};
   }
 
+  bool steady() const override { return false; }
   void before_step(const Elapsed&) override {
     if (!reached_) return;
     const at::NoGradGuard no_grad;

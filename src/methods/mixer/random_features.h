@@ -37,6 +37,7 @@ class RandomFeatures final : public Module {
   /// Whether no feature is negative.
   bool positive() const { return options_.feature_map != "trf"; }
   void before_step(const Elapsed& elapsed) override;
+  bool steady() const override { return false; }
 
  private:
   RandomFeatureOptions options_;

@@ -112,6 +112,7 @@ class SaturatedAttention final : public Mixer {
   }
 
   void before_step(const Elapsed& elapsed) override { fraction_ = elapsed.fraction; }
+  bool steady() const override { return false; }
 
  private:
   static constexpr const char* kOwner = "mixer saturated_attention";

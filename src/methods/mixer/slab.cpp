@@ -85,6 +85,7 @@ class Slab final : public Mixer {
             .equivariant = !o.pos && o.kernel_size == 1};
   }
 
+  bool steady() const override { return false; }  // checks the positions
   Tensor forward(const Tensor& x, Stream& stream, State* state) override {
     if (!state) return finish(mix(x, stream, nullptr), x, stream);
     check(causal_, kOwner, "a mixer that sees both ways cannot decode with a state");

@@ -138,6 +138,7 @@ class Soft final : public Mixer {
     return {.causal = false, .equivariant = o.ratio == 1 && o.conv_size == 0};
   }
 
+  bool steady() const override { return false; }  // stops where an inverse is near
   Tensor forward(const Tensor& x, Stream& stream, State* state) override {
     check(!state, kOwner, "a mixer that sees both ways cannot decode with a state");
     const Tensor mixed = mix(x, stream).transpose(1, 2).flatten(2).to(x.scalar_type());

@@ -33,6 +33,7 @@ class BatchNorm final : public Norm {
   }
   static Traits traits(const BatchNormOptions&) { return {.per_token = false}; }
 
+  bool steady() const override { return false; }  // counts the tokens
   Tensor forward(const Tensor& x, const Tensor& valid) override {
     if (training()) return over_batch(x, valid);
     const Tensor tokens = x.reshape({-1, x.size(-1)});

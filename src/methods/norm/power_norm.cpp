@@ -71,6 +71,7 @@ class PowerNorm final : public Norm {
   }
 
   void before_step(const Elapsed& elapsed) override { fraction_ = elapsed.fraction; }
+  bool steady() const override { return false; }
 
   Tensor forward(const Tensor& x, const Tensor& valid) override {
     if (training()) return train(x, valid);

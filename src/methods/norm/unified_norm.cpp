@@ -68,6 +68,7 @@ class UnifiedNorm final : public Norm {
   }
 
   void before_step(const Elapsed& elapsed) override { fraction_ = elapsed.fraction; }
+  bool steady() const override { return false; }
 
   Tensor forward(const Tensor& x, const Tensor& valid) override {
     if (training()) return train(x, valid);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/cuda/binding.h"
+
 namespace formwork {
 
 void AdamOptions::describe(OptionSet& set) {
@@ -43,21 +45,30 @@ void Adam::update(double factor, const std::vector<Tensor>& gradients) {
 
 void Adam::step_lists(double factor, const Group& group, const Lists& lists) const {
   const auto& [values, gradients, means, squares, largest] = lists;
-  const Tensor steps = at::full({}, group.count, values[0].options().dtype(at::kFloat));
-  const std::vector<Tensor> counts(values.size(), steps);
   const double rate = rate_of(factor, group);
   const auto& o = options_;
-  if (o.decay == "l2") {
-    at::_fused_adam_(values, gradients, means, squares, largest, counts, rate, o.beta1, o.beta2,
-                     penalty(group.decay), o.eps, o.amsgrad, /*maximize=*/false);
-    return;
-  }
-  const bool fused_decay = o.decay == "times_lr";
-  if (!fused_decay && shrinkage(factor, group) > 0)
+  const bool l2 = o.decay == "l2";
+  if (!l2 && o.decay != "times_lr" && shrinkage(factor, group) > 0)
     at::_foreach_mul_(values, 1.0 - shrinkage(factor, group));
-  at::_fused_adamw_(values, gradients, means, squares, largest, counts, rate, o.beta1, o.beta2,
-                    fused_decay ? o.weight_decay * group.decay : 0.0, o.eps, o.amsgrad,
-                    /*maximize=*/false);
+  const double decay = l2                      ? penalty(group.decay)
+                       : o.decay == "times_lr" ? o.weight_decay * group.decay
+                                               : 0.0;
+  if constexpr (gpu::kBuilt) {
+    if (values[0].scalar_type() == at::kFloat && gpu::serves_arrays(values) &&
+        gpu::serves_arrays(gradients)) {
+      gpu::adam_step({values, gradients, means, squares, largest},
+                     {rate, o.beta1, o.beta2, o.eps, decay, l2, group.count});
+      return;
+    }
+  }
+  const Tensor steps = at::full({}, group.count, values[0].options().dtype(at::kFloat));
+  const std::vector<Tensor> counts(values.size(), steps);
+  if (l2)
+    at::_fused_adam_(values, gradients, means, squares, largest, counts, rate, o.beta1, o.beta2,
+                     decay, o.eps, o.amsgrad, /*maximize=*/false);
+  else
+    at::_fused_adamw_(values, gradients, means, squares, largest, counts, rate, o.beta1, o.beta2,
+                      decay, o.eps, o.amsgrad, /*maximize=*/false);
 }
 
 void Adam::step_by_rows(double factor, const Group& group, size_t i, const Tensor& gradient) const {

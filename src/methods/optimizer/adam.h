@@ -19,8 +19,8 @@ struct AdamOptions : OptimizerOptions {
 };
 
 /// m = β₁m + (1-β₁)g; v = β₂v + (1-β₂)g²; p -= η/(1-β₁ᵗ) · m/(sqrt(v)/sqrt(1-β₂ᵗ) + ε); with
-/// amsgrad the largest v so far serves. By libtorch's fused operators, one call for all parameters
-/// that share their factors. Kingma & Ba 2015, arXiv 1412.6980.
+/// amsgrad the largest v so far serves. By fused operators, ours on a GPU and libtorch's elsewhere,
+/// one call for all parameters that share their factors. Kingma & Ba 2015, arXiv 1412.6980.
 class Adam : public Optimizer {
  public:
   Adam(const AdamOptions& options, const OptimizerSite& site);

@@ -30,6 +30,7 @@ class Alibi final : public Position {
       : slopes_(at::tensor(alibi_slopes(site.heads), at::kDouble).unsqueeze(1)) {}
   static Traits traits(const NoOptions&) { return {.biases = true, .toeplitz = true}; }
 
+  bool steady() const override { return false; }  // looks at the positions
   Tensor bias(const Tensor& query, const Tensor& key, at::ScalarType type) override {
     return cache_.find({query, key}, type,
                        [&] { return std::vector<Tensor>{compute(query, key, type)}; })[0];

@@ -19,8 +19,16 @@ class PositionCache {
                                const Compute& compute);
 
  private:
+  /// Positions as they were given and a copy, since the caller may write others into the same
+  /// memory.
+  struct Key {
+    explicit Key(const at::Tensor& positions);
+    bool matches(const at::Tensor& positions) const;
+    at::Tensor given, copy;
+    int64_t version;  // of `given`; -1: not counted
+  };
   std::mutex mutex_;
-  std::vector<at::Tensor> keys_;
+  std::vector<Key> keys_;
   at::ScalarType type_ = at::kFloat;
   std::vector<at::Tensor> tables_;
 };

@@ -56,6 +56,7 @@ class T5Relative final : public Position {
     return {.biases = true, .toeplitz = true, .shared = options.share};
   }
 
+  bool steady() const override { return false; }  // looks at the positions
   Tensor bias(const Tensor& query, const Tensor& key, at::ScalarType type) override {
     const auto first_query = start_of_run(query);
     const auto first_key = start_of_run(key);
