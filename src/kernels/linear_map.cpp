@@ -22,10 +22,6 @@ std::optional<Tensor> if_defined(const Tensor& tensor) {
   return tensor.defined() ? std::optional<Tensor>(tensor) : std::nullopt;
 }
 
-Tensor best_product(const Tensor& a, const Tensor& b, const Tensor& bias = {}) {
-  return product_by(faster_library(a, b), a, b, bias);
-}
-
 /// The gradients of x [R,in] and weight [out,in] for that of x Wᵀ, where they are asked for.
 variable_list slopes_of_product(AutogradContext* context, const Tensor& slope, const Tensor& x,
                                 const Tensor& weight) {

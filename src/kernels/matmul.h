@@ -46,6 +46,9 @@ const std::optional<MatmulLibrary>& forced_library();
 /// The same for tensors of any type, device and strides; blas where that is not the question.
 MatmulLibrary faster_library(const Tensor& a, const Tensor& b);
 
+/// a bᵀ + bias by that library: any type and device, without a gradient.
+Tensor best_product(const Tensor& a, const Tensor& b, const Tensor& bias = {});
+
 /// The file that choices are kept in; empty where there is no cache folder.
 std::string matmul_cache_file();
 

@@ -12,8 +12,10 @@
 #include "core/error.h"
 #include "core/processor.h"
 #include "kernels/cuda/binding.h"
+#include "kernels/matmul.h"
 #include "kernels/parallel.h"
 #include "kernels/rows.h"
+#include "kernels/simd_levels.h"
 
 namespace formwork {
 namespace {
@@ -22,7 +24,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 /// Logits in memory at once (128 MB: the gradient of a large W is read and written once for them),
-/// and those that a thread keeps in its cache.
+/// and those of other types than float32 that a thread keeps in its cache.
 constexpr int64_t kLogitsAtOnce = int64_t{1} << 25, kLogitsInCache = int64_t{1} << 17;
 
 /// One call, its tensors flattened to rows: x [R,D], target [R], all counted.
@@ -59,11 +61,29 @@ void differentiate_rows(const Tensor& logits, const Tensor& target, const CrossE
   logits.scatter_add_(1, places, at::full_like(chosen, -rest));
 }
 
+/// The same in one go over each row of float32, contiguous on the CPU.
+void differentiate_floats(const Tensor& logits, const Tensor& target, const CrossEntropyRule& rule,
+                          const Tensor& losses, bool wanted) {
+  const int64_t classes = logits.size(1);
+  float* rows = logits.data_ptr<float>();
+  float* to = losses.data_ptr<float>();
+  const int64_t* targets = target.const_data_ptr<int64_t>();
+  const CrossEntropyRows& kernel = *cpu::simd_levels().front().cross_entropy;
+  in_parallel(logits.size(0), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      to[i] =
+          kernel.row(rows + i * classes, classes, targets[i], static_cast<float>(rule.smoothing),
+                     static_cast<float>(rule.z_loss), wanted);
+  });
+}
+
 /// The same for any number of rows, on all threads; blocks depend on the shape only.
 void differentiate(const Tensor& logits, const Tensor& target, const CrossEntropyRule& rule,
                    const Tensor& losses, bool wanted) {
   if constexpr (gpu::kBuilt)
     if (gpu::serves(logits)) return gpu::cross_entropy(logits, target, rule, losses, wanted);
+  if (logits.is_cpu() && logits.scalar_type() == at::kFloat && logits.is_contiguous())
+    return differentiate_floats(logits, target.contiguous(), rule, losses, wanted);
   const int64_t rows = logits.size(0);
   const int64_t block = std::max<int64_t>(1, kLogitsInCache / logits.size(1));
   in_parallel((rows + block - 1) / block, [&](int64_t begin, int64_t end) {
@@ -95,18 +115,12 @@ LossWithGradients pass(const ProjectedRows& all, const Wanted& wanted) {
   const int64_t most = std::clamp<int64_t>(kLogitsAtOnce / classes, 1, std::max<int64_t>(rows, 1));
   LossWithGradients result;
   if (wanted.x) result.x = at::empty_like(x, x.options().dtype(wide));
-  if (wanted.weight) result.weight = at::zeros_like(weight, weight.options().dtype(wide));
   if (wanted.bias) result.bias = at::zeros({classes}, x.options().dtype(wide));
   const Tensor losses = at::empty({rows}, x.options().dtype(wide));
-  const Tensor room = at::empty({most, classes}, x.options());
   for (int64_t from = 0; from < rows; from += most) {
     const int64_t count = std::min(most, rows - from);
     const Tensor x_now = x.narrow(0, from, count);
-    Tensor products = room.narrow(0, 0, count);
-    if (bias.defined())
-      at::addmm_out(products, bias, x_now, weight.t());
-    else
-      at::mm_out(products, x_now, weight.t());
+    const Tensor products = best_product(x_now, weight, bias);
     // A GPU's kernel rounds what it writes over the products.
     const Tensor slopes = gpu::serves(products) ? products : products.to(wide);
     differentiate(slopes, all.target.narrow(0, from, count), all.rule,
@@ -114,12 +128,17 @@ LossWithGradients pass(const ProjectedRows& all, const Wanted& wanted) {
     if (!wanted.any()) continue;
     if (wanted.bias) result.bias.add_(slopes.sum({0}, false, wide));
     const Tensor narrow_slopes = slopes.to(type);
-    if (wanted.x) result.x.narrow(0, from, count).copy_(at::mm(narrow_slopes, weight));
-    if (wanted.weight && type == wide)
+    if (wanted.x) result.x.narrow(0, from, count).copy_(best_product(narrow_slopes, weight.t()));
+    if (!wanted.weight) continue;
+    if (from == 0)
+      result.weight = best_product(narrow_slopes.t(), x_now.t()).to(wide);
+    else if (type == wide)
       result.weight.addmm_(narrow_slopes.t(), x_now);
-    else if (wanted.weight)
+    else
       result.weight.add_(at::mm(narrow_slopes.t(), x_now));
   }
+  if (wanted.weight && !result.weight.defined())
+    result.weight = at::zeros_like(weight, weight.options().dtype(wide));
   result.loss = sum_in_order(losses);
   return result;
 }

@@ -16,8 +16,10 @@ namespace formwork {
   extern const PackedProducts kPackedProducts;                                      \
   extern const ActivationRows kActivationRows;                                      \
   extern const MatrixPieces kMatrixPieces;                                          \
-  const cpu::SimdLevel kLevel{&kAttentionTiles, &kAttentionStream, &kSquashRows,    \
-                              &kPackedProducts, &kActivationRows,  &kMatrixPieces}; \
+  extern const CrossEntropyRows kCrossEntropyRows;                                  \
+  const cpu::SimdLevel kLevel{&kAttentionTiles,  &kAttentionStream, &kSquashRows,   \
+                              &kPackedProducts,  &kActivationRows,  &kMatrixPieces, \
+                              &kCrossEntropyRows};                                  \
   }
 
 FORMWORK_SIMD_TABLES(simd_base)

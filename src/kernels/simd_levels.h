@@ -6,6 +6,7 @@
 #include "kernels/simd/activation_rows.h"
 #include "kernels/simd/attention_stream.h"
 #include "kernels/simd/attention_tiles.h"
+#include "kernels/simd/cross_entropy_rows.h"
 #include "kernels/simd/matrix_pieces.h"
 #include "kernels/simd/packed_rows.h"
 #include "kernels/simd/squash_rows.h"
@@ -20,6 +21,7 @@ struct SimdLevel {
   const PackedProducts* packed;
   const ActivationRows* activation;
   const MatrixPieces* pieces;
+  const CrossEntropyRows* cross_entropy;
 };
 
 /// The levels this processor can run, the widest first; never empty. FORMWORK_SIMD=base, avx2 or
