@@ -1,5 +1,5 @@
-// What ThreadSanitizer is told where a program of tests is built with it (preset tsan): libtorch and
-// its OpenMP are not instrumented, so their locks and barriers are not seen.
+// What ThreadSanitizer is told where a program of tests is built with it (preset tsan): libtorch
+// and its OpenMP are not instrumented, so their locks and barriers are not seen.
 #if defined(__SANITIZE_THREAD__)
 
 extern "C" {
