@@ -261,20 +261,19 @@ std::string summary_text(const Value& summary) {
   const bool one = same_metric(summary);
   std::vector<std::string> head = {"variant"};
   if (!one) head.push_back(text(summary, {"metric", "name"}));
-  head.insert(head.end(), {"validation loss", "difference", "status"});
-  TextTable quality(head), cost({"variant", "tokens/s", "memory", "latency"});
+  head.insert(head.end(), {"validation loss", "difference"});
+  TextTable quality(head), cost({"variant", "tokens/s", "memory", "latency", "status"});
   std::string failures;
   for (const Value& variant : variants_of(summary)) {
     const std::string name = text(variant, {"name"});
     std::vector<std::string> row = {name};
     if (!one) row.push_back(spread_text(variant, "metric"));
-    row.insert(row.end(),
-               {spread_text(variant, "loss"), short_verdict(variant), status_text(variant)});
+    row.insert(row.end(), {spread_text(variant, "loss"), short_verdict(variant)});
     quality.add(row);
     const std::string latency = or_nothing(number(variant, {"latency_ms", "batch_1"}), "%.3g");
     cost.add({name, short_or_nothing(number(variant, {"tokens_per_second"})),
               short_or_nothing(number(variant, {"peak_memory_bytes"})),
-              latency == kNothing ? latency : latency + " ms"});
+              latency == kNothing ? latency : latency + " ms", status_text(variant)});
     if (const std::string failure = text(variant, {"failure"}); !failure.empty())
       failures += name + ": " + failure + "\n";
   }
