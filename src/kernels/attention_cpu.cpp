@@ -20,8 +20,8 @@ using at::Tensor;
 /// Items that the backward pass is divided into at least, where there are as many tiles of queries;
 /// a fixed number, so that sums do not depend on the threads.
 constexpr int64_t kLeastItems = 4;
-/// Tiles of queries that the backward pass takes at once at most: each tile of keys, with its
-/// gradients, is fetched for all of them, and 4 of them stay in half a megabyte of cache.
+/// Tiles of queries that are taken at once at most: each tile of keys, in the backward pass with
+/// its gradients, is fetched for all of them, and 4 of them stay in half a megabyte of cache.
 constexpr int64_t kMostTogether = 4;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr double kLogE = 1.4426950408889634;  // of 2: the tiles' softmax is a power of two
@@ -122,7 +122,19 @@ struct Inputs {
   int64_t place(int64_t query) const { return query + sizes.keys - sizes.queries; }
 };
 
-/// The outputs of one tile of queries after the other.
+/// A tile of queries in the forward pass and its softmax so far.
+struct OpenQueries {
+  explicit OpenQueries(const AttentionSizes& s)
+      : across(kTile * s.width), out(kTile * s.padded_value_width) {}
+
+  Scratch across, out;
+  Sight::Spot spot;
+  Sight::Range seen{0, 0};
+  QueryTile queries;
+  RunningSoftmax softmax;
+};
+
+/// The outputs of one group of tiles of queries after the other.
 template <class T>
 class ForwardWorker {
  public:
@@ -133,39 +145,22 @@ class ForwardWorker {
         keys_memory_(s_.keys * s_.width),
         values_memory_(s_.keys * s_.padded_value_width),
         rows_memory_(kTile * s_.width),
-        across_(kTile * s_.width),
-        out_(kTile * s_.padded_value_width),
-        scores_(kTile * kTile) {
-    softmax_.out = out_.data();
-  }
+        scores_(kTile * kTile) {}
 
-  void tile(int64_t b, int64_t h, int64_t first) {
+  /// Tiles first .. last - 1 of a head.
+  void tiles(int64_t b, int64_t h, int64_t first, int64_t last) {
     load(b, h / s_.group());
-    spot_.batch = b;
-    spot_.head = h;
-    spot_.first = first;
-    spot_.count = std::min(kTile, s_.queries - first);
-    const FloatRows rows =
-        rows_to_multiply(in_.q, b, h, first, spot_.count, rows_memory_, in_.place(first));
-    in_.tiles.lay_across(rows.data, rows.stride, spot_.count, s_.width,
-                         in_.scale * static_cast<float>(kLogE), across_.data());
-    QueryTile queries;
-    queries.count = spot_.count;
-    queries.width = s_.width;
-    queries.value_width = s_.value_width;
-    queries.across = across_.data();
-    std::fill_n(softmax_.most, kTile, -kInfinity);
-    std::fill_n(softmax_.total, kTile, 0.0f);
-    std::fill_n(softmax_.out, spot_.count * s_.padded_value_width, 0.0f);
-    const Sight::Range range = in_.sight.range(first, spot_.count);
-    for (int64_t key = range.begin / kTile * kTile; key < range.end; key += kTile) {
-      const KeyTile keys = key_tile(in_.sight, spot_, key, keys_, values_);
-      if (keys.count > 0) in_.tiles.forward(queries, keys, softmax_, scores_.data());
+    while (static_cast<int64_t>(open_.size()) < last - first)
+      open_.push_back(std::make_unique<OpenQueries>(s_));
+    int64_t begin = s_.keys, end = 0;
+    for (int64_t i = 0; i < last - first; ++i) {
+      const Sight::Range seen = open(b, h, (first + i) * kTile, *open_[i]);
+      begin = std::min(begin, seen.begin);
+      end = std::max(end, seen.end);
     }
-    float* log_sum = result_.log_sum_exp.template data_ptr<float>();
-    in_.tiles.finish(queries, softmax_, log_sum + (b * s_.heads + h) * s_.queries + first);
-    put_rows(softmax_.out, spot_.count, s_.value_width, s_.padded_value_width, 1.0f,
-             Head<T>(result_.out, b, h), first);
+    for (int64_t key = begin / kTile * kTile; key < end; key += kTile)
+      for (int64_t i = 0; i < last - first; ++i) multiply(*open_[i], key);
+    for (int64_t i = 0; i < last - first; ++i) finish(*open_[i]);
   }
 
  private:
@@ -176,6 +171,41 @@ class ForwardWorker {
     const FloatRows rows = pack_rows(Head<T>(x, b, h), first, count, s_.width, s_.width, memory);
     in_.turn(memory.data(), s_.width, count, b, place);
     return rows;
+  }
+
+  /// Packs queries; gives the keys they see.
+  Sight::Range open(int64_t b, int64_t h, int64_t first, OpenQueries& tile) const {
+    tile.spot.batch = b;
+    tile.spot.head = h;
+    tile.spot.first = first;
+    const int64_t count = tile.spot.count = std::min(kTile, s_.queries - first);
+    const FloatRows rows =
+        rows_to_multiply(in_.q, b, h, first, count, rows_memory_, in_.place(first));
+    in_.tiles.lay_across(rows.data, rows.stride, count, s_.width,
+                         in_.scale * static_cast<float>(kLogE), tile.across.data());
+    tile.queries.count = count;
+    tile.queries.width = s_.width;
+    tile.queries.value_width = s_.value_width;
+    tile.queries.across = tile.across.data();
+    tile.softmax.out = tile.out.data();
+    std::fill_n(tile.softmax.most, kTile, -kInfinity);
+    std::fill_n(tile.softmax.total, kTile, 0.0f);
+    std::fill_n(tile.softmax.out, count * s_.padded_value_width, 0.0f);
+    return tile.seen = in_.sight.range(first, count);
+  }
+
+  void multiply(OpenQueries& tile, int64_t key) const {
+    if (key + kTile <= tile.seen.begin || key >= tile.seen.end) return;
+    const KeyTile keys = key_tile(in_.sight, tile.spot, key, keys_, values_);
+    if (keys.count > 0) in_.tiles.forward(tile.queries, keys, tile.softmax, scores_.data());
+  }
+
+  void finish(OpenQueries& tile) const {
+    const int64_t b = tile.spot.batch, h = tile.spot.head, first = tile.spot.first;
+    float* log_sum = result_.log_sum_exp.template data_ptr<float>();
+    in_.tiles.finish(tile.queries, tile.softmax, log_sum + (b * s_.heads + h) * s_.queries + first);
+    put_rows(tile.softmax.out, tile.spot.count, s_.value_width, s_.padded_value_width, 1.0f,
+             Head<T>(result_.out, b, h), first);
   }
 
   void load(int64_t b, int64_t kv_head) {
@@ -190,9 +220,8 @@ class ForwardWorker {
   const Inputs& in_;
   const AttentionSizes& s_;
   const AttentionResult& result_;
-  Scratch keys_memory_, values_memory_, rows_memory_, across_, out_, scores_;
-  Sight::Spot spot_;
-  RunningSoftmax softmax_;
+  Scratch keys_memory_, values_memory_, rows_memory_, scores_;
+  std::vector<std::unique_ptr<OpenQueries>> open_;
   int64_t batch_ = -1, kv_head_ = -1;
   FloatRows keys_, values_;
 };
@@ -210,9 +239,9 @@ void forward_tiles(const Inputs& in, const AttentionResult& result) {
         const int64_t head = item / chunks;
         // The last queries first: under causal rules they have the most to do.
         const int64_t chunk = chunks - 1 - item % chunks;
-        for (int64_t tile = s.query_tiles * (chunk + 1) / chunks - 1;
-             tile >= s.query_tiles * chunk / chunks; --tile)
-          worker.tile(head / s.heads, head % s.heads, tile * kTile);
+        const int64_t first = s.query_tiles * chunk / chunks;
+        for (int64_t end = s.query_tiles * (chunk + 1) / chunks; end > first; end -= kMostTogether)
+          worker.tiles(head / s.heads, head % s.heads, std::max(first, end - kMostTogether), end);
       });
 }
 
